@@ -1,0 +1,1 @@
+"""The Parquet activation cache: write, stream, shuffle."""

@@ -1,0 +1,1 @@
+"""From sources (installed documentation, files, hub, generators) to documents."""

@@ -1,0 +1,1 @@
+"""One file per evaluation: SAE and subject in, tidy rows out."""

@@ -1,0 +1,1 @@
+"""One file per kind of plot or table; reads metrics only."""

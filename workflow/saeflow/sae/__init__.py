@@ -1,0 +1,1 @@
+"""The autoencoder, its activation functions, objectives, trainer and formats."""
