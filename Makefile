@@ -1,0 +1,43 @@
+# From a fresh clone to figures: `make reproduce`. The whole test suite: `make test`.
+
+PYTHON ?= python3
+CORES ?= all
+SCALE ?= desk
+# An index with CPU builds of torch, for Linux machines without a GPU (saves 2 GB of CUDA).
+TORCH_INDEX ?=
+SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) --config scale=$(SCALE)
+
+.PHONY: install reproduce report targets test check benchmark clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml envs/constraints.txt
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
+	.venv/bin/pip install -c envs/constraints.txt -e '.[dev]'
+	touch $@
+
+reproduce: install
+	$(SNAKEMAKE)
+
+report: install
+	$(SNAKEMAKE) report
+
+targets: install
+	$(SNAKEMAKE) --quiet all -- list_targets
+
+test: install
+	.venv/bin/python -m pytest
+
+check: install
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/snakefmt --check Snakefile workflow/rules
+	.venv/bin/snakemake --lint
+
+benchmark: install
+	.venv/bin/python benchmarks/activations.py
+
+clean:
+	rm -rf results/smoke results/desk results/paper .snakemake

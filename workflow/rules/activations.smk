@@ -1,0 +1,53 @@
+# Documents -> tokens -> activations of all sites in one forward pass.
+
+
+def token_settings(wildcards):
+    return plain(CFG.subjects[wildcards.subject].tokens)
+
+
+def subject_sites(wildcards):
+    return list(CFG.sites(wildcards.subject))
+
+
+rule tokenise:
+    input:
+        subject=manifest(P.subject("{subject}")),
+        corpus=manifest(P.corpus("{corpus}")),
+    output:
+        manifest(P.tokens("{subject}", "{corpus}")),
+    params:
+        settings=subject_settings,
+        code=fingerprint("saeflow.subjects.tokenise"),
+    log:
+        P.log("tokenise", "{subject}-{corpus}"),
+    benchmark:
+        P.benchmark("tokenise", "{subject}-{corpus}")
+    threads: 2
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    script:
+        "../scripts/tokenise.py"
+
+
+rule cache_activations:
+    input:
+        subject=manifest(P.subject("{subject}")),
+        tokens=manifest(P.tokens("{subject}", "{corpus}")),
+    output:
+        manifest(P.activations("{subject}", "{corpus}", "{split}")),
+    params:
+        settings=plain(CFG.activations),
+        sites=subject_sites,
+        code=fingerprint("saeflow.activations.write"),
+    log:
+        P.log("cache_activations", "{subject}-{corpus}-{split}"),
+    benchmark:
+        P.benchmark("cache_activations", "{subject}-{corpus}-{split}")
+    threads: max(1, workflow.cores or 1)
+    resources:
+        mem_mb=3000,
+        runtime=240,
+        gpu=0,
+    script:
+        "../scripts/cache_activations.py"

@@ -1,0 +1,58 @@
+# The checked configuration, and the functions with which rules look things up in it.
+
+import re
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+try:
+    from saeflow.config import ConfigError, load_config
+    from saeflow.fingerprint import fingerprint
+    from saeflow.paths import FIGURE_SUFFIXES, POINT, TABLE_SUFFIXES, Paths
+except ModuleNotFoundError as error:
+    raise WorkflowError(
+        f"{error.name} is not installed in the environment of this snakemake: "
+        "run `make install` (or `pip install -e .`) and call snakemake from that environment"
+    ) from error
+
+try:
+    CFG = load_config(config, Path(workflow.basedir) / "config")
+except ConfigError as error:
+    raise WorkflowError(f"the configuration is wrong, nothing was started:\n{error}") from error
+
+P = Paths(CFG.root)
+
+
+wildcard_constraints:
+    corpus=r"\w+",
+    subject=r"\w+",
+    variant=r"\w+",
+    paper=r"\w+",
+    name=r"\w+",
+    site=r"[\w.]+",
+    split=r"train|validation|test",
+    d_sae=r"\d+",
+    l0=r"\d+",
+    seed=r"\d+",
+
+
+def manifest(folder):
+    return f"{folder}/manifest.json"
+
+
+def plain(settings):
+    """Settings as the plain values that Snakemake compares from run to run."""
+    return settings.model_dump(mode="json")
+
+
+def one_of(names):
+    """A wildcard constraint: any of the names, or nothing at all."""
+    return "|".join(map(re.escape, names)) or r"(?!)"
+
+
+def points(paper, grid):
+    return list(CFG.points(paper, grid))
+
+
+def point_manifests(paper, grid):
+    return [manifest(P.core(point.path)) for point in points(paper, grid)]

@@ -1,0 +1,29 @@
+# Sources -> documents.
+
+
+def corpus_settings(wildcards):
+    return plain(CFG.corpora[wildcards.corpus])
+
+
+def corpus_code(wildcards):
+    source = CFG.corpora[wildcards.corpus].source.replace("-", "_")
+    return fingerprint("saeflow.corpora.documents", f"saeflow.corpora.{source}")
+
+
+rule corpus:
+    output:
+        manifest(P.corpus("{corpus}")),
+    params:
+        settings=corpus_settings,
+        data_dir=str(CFG.data_dir or ""),
+        code=corpus_code,
+    log:
+        P.log("corpus", "{corpus}"),
+    benchmark:
+        P.benchmark("corpus", "{corpus}")
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    script:
+        "../scripts/corpus.py"

@@ -1,0 +1,57 @@
+# The models that are interpreted: trained here, or taken from where they are.
+
+PRETRAINED = [name for name, subject in CFG.subjects.items() if subject.trains]
+
+
+def subject_settings(wildcards):
+    return plain(CFG.subjects[wildcards.subject])
+
+
+def mixture_corpora(wildcards):
+    mixture = CFG.subjects[wildcards.subject].pretrain.mixture
+    return [manifest(P.corpus(corpus)) for corpus in mixture]
+
+
+rule pretrain_subject:
+    input:
+        mixture_corpora,
+    output:
+        manifest(P.subject("{subject}")),
+    wildcard_constraints:
+        subject=one_of(PRETRAINED),
+    params:
+        settings=subject_settings,
+        code=fingerprint("saeflow.subjects.materialise"),
+    log:
+        P.log("pretrain_subject", "{subject}"),
+    benchmark:
+        P.benchmark("pretrain_subject", "{subject}")
+    threads: max(1, workflow.cores or 1)
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=0,
+    script:
+        "../scripts/subject.py"
+
+
+rule load_subject:
+    output:
+        manifest(P.subject("{subject}")),
+    wildcard_constraints:
+        subject=one_of([name for name in CFG.subjects if name not in PRETRAINED]),
+    params:
+        settings=subject_settings,
+        data_dir=str(CFG.data_dir or ""),
+        code=fingerprint("saeflow.subjects.materialise"),
+    log:
+        P.log("load_subject", "{subject}"),
+    benchmark:
+        P.benchmark("load_subject", "{subject}")
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+        gpu=0,
+    script:
+        "../scripts/subject.py"

@@ -1,0 +1,361 @@
+"""The typed configuration: one tree, composed of each room's settings, checked before any job.
+
+Layers, each overriding the one before, mapping by mapping: `config/scales/{scale}.yaml`,
+`config/papers/{paper}.yaml` (under the paper's name; the scale overrides it), then what the user
+gives (`config/config.yaml`, `--configfile`, `--config`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+
+from saeflow.activations.settings import ActivationSettings
+from saeflow.claims import ClaimSettings
+from saeflow.corpora.settings import Corpus
+from saeflow.evaluation.settings import EvaluationSettings
+from saeflow.figures.settings import FigureSettings, TableSettings
+from saeflow.sae.settings import SAESettings, Training, Variant, merge_training
+from saeflow.settings import Settings
+from saeflow.subjects.settings import Subject
+
+Scale = Literal["smoke", "desk", "paper"]
+PaperName = Literal["ortsae"]
+Layer = tuple[str, dict[str, Any]]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
+_MAPPINGS_REPLACED = frozenset({"mixture", "splits", "tokens"})
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; the message gives file, key, value and what is allowed."""
+
+
+class Point(Settings):
+    """One SAE configuration of a grid; its seeds are trained apart and evaluated together."""
+
+    grid: str
+    subject: str
+    site: str
+    corpus: str
+    variant: str
+    d_sae: PositiveInt
+    l0: PositiveInt
+
+    @property
+    def path(self) -> str:
+        """The point's place below `saes/` and `metrics/core/`."""
+        return (
+            f"{self.subject}/{self.site}/{self.corpus}/{self.variant}/d{self.d_sae}-l0_{self.l0}"
+        )
+
+
+class Grid(Settings):
+    """SAEs to train on one site: variants x L0 (x the seeds of the config)."""
+
+    subject: Name
+    """Subject of `subjects`."""
+    corpus: Name
+    """Corpus of `corpora` whose activations are cached and whose held-out part is evaluated."""
+    site: str
+    """Module of the subject whose output is reconstructed."""
+    d_sae: PositiveInt
+    """Dictionary size."""
+    l0: tuple[PositiveInt, ...] = Field(min_length=1)
+    """Sparsity levels."""
+    reference_l0: PositiveInt
+    """The level of single-L0 figures and claims."""
+    variants: tuple[str, ...] = Field(min_length=1)
+    """Variants of `variants`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Grid:
+        if self.reference_l0 not in self.l0:
+            raise ValueError(f"reference_l0 {self.reference_l0} is not one of l0 {self.l0}")
+        for what, values in (("l0", self.l0), ("variants", self.variants)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{what} lists a value twice: {values}")
+        if max(self.l0) > self.d_sae:
+            raise ValueError(
+                f"l0 {max(self.l0)} exceeds d_sae {self.d_sae}: k must be at most d_sae"
+            )
+        return self
+
+
+class Timing(Settings):
+    """Training time of several variants, measured side by side in one process."""
+
+    grid: Name
+    variants: tuple[str, ...] = Field(min_length=2)
+    """Variants to time; the first is the reference of the ratios."""
+    rounds: PositiveInt = 10
+    """Rounds; in each, every variant takes its turn."""
+    steps: PositiveInt = 20
+    """Training steps of one turn."""
+
+
+class Paper(Settings):
+    """The experiment of one paper: its grids, timings, figures, tables and claims."""
+
+    title: str
+    reference: str
+    grids: dict[Name, Grid]
+    timings: dict[Name, Timing] = Field(default_factory=dict)
+    figures: dict[Name, FigureSettings] = Field(default_factory=dict)
+    tables: dict[Name, TableSettings] = Field(default_factory=dict)
+    claims: tuple[ClaimSettings, ...] = ()
+
+
+class Config(Settings):
+    """The whole configuration of a run."""
+
+    scale: Scale
+    """Which `config/scales` file sets subjects, corpora, sizes and budgets."""
+    papers: tuple[PaperName, ...] = Field(min_length=1)
+    """Papers to reproduce."""
+    seeds: tuple[int, ...] = Field(min_length=1)
+    """Seeds of every SAE; intervals are over them."""
+    data_dir: Path | None = None
+    """Root of your own and downloaded data: sources of files may read nothing outside it."""
+    results: Annotated[str, Field(pattern=r"^[^\s{}]+$")] = "results"
+    """Folder of everything that is generated."""
+    corpora: dict[Name, Corpus]
+    subjects: dict[Name, Subject]
+    activations: ActivationSettings
+    training: Training
+    variants: dict[Name, Variant]
+    evaluation: EvaluationSettings
+    ortsae: Paper
+
+    @property
+    def root(self) -> str:
+        """The folder of this scale's results."""
+        return f"{self.results}/{self.scale}"
+
+    def paper(self, name: str) -> Paper:
+        """Return a paper's section by its name."""
+        return getattr(self, name)
+
+    def points(self, paper: str, grid: str) -> Iterator[Point]:
+        """Yield the points of a grid, variant by variant."""
+        g = self.paper(paper).grids[grid]
+        for variant in g.variants:
+            for l0 in g.l0:
+                yield Point(
+                    grid=grid, subject=g.subject, site=g.site, corpus=g.corpus,
+                    variant=variant, d_sae=g.d_sae, l0=l0,
+                )  # fmt: skip
+
+    def sae(self, variant: str, d_sae: int, l0: int, seed: int) -> SAESettings:
+        """Return the settings of one training job."""
+        chosen = self.variants[variant]
+        return SAESettings(
+            variant=chosen.model_copy(update={"training": {}}),
+            training=merge_training(self.training, chosen),
+            d_sae=d_sae,
+            l0=l0,
+            seed=seed,
+        )
+
+    def sites(self, subject: str) -> tuple[str, ...]:
+        """Return the sites of a subject that the chosen papers use, sorted."""
+        grids = (g for paper in self.papers for g in self.paper(paper).grids.values())
+        return tuple(sorted({g.site for g in grids if g.subject == subject}))
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Config:
+        for where, value, allowed in self._references():
+            if value not in allowed:
+                raise ValueError(f"{where}: {_unknown(value, allowed)}")
+        return self
+
+    def _references(self) -> Iterator[tuple[str, str, list[str]]]:
+        corpora, subjects, variants = map(list, (self.corpora, self.subjects, self.variants))
+        for name, subject in self.subjects.items():
+            for corpus in getattr(getattr(subject, "pretrain", None), "mixture", {}):
+                yield f"subjects.{name}.pretrain.mixture", corpus, corpora
+        for paper in self.papers:
+            section = self.paper(paper)
+            for name, grid in section.grids.items():
+                where = f"{paper}.grids.{name}"
+                yield f"{where}.subject", grid.subject, subjects
+                yield f"{where}.corpus", grid.corpus, corpora
+                for variant in grid.variants:
+                    yield f"{where}.variants", variant, variants
+            for name, timing in section.timings.items():
+                yield f"{paper}.timings.{name}.grid", timing.grid, list(section.grids)
+                for variant in timing.variants:
+                    yield f"{paper}.timings.{name}.variants", variant, variants
+
+    @model_validator(mode="after")
+    def _variants_train(self) -> Config:
+        for name, variant in self.variants.items():
+            try:
+                merge_training(self.training, variant)
+            except ValidationError as error:
+                detail = error.errors()[0]
+                key = ".".join(str(part) for part in detail["loc"])
+                raise ValueError(f"variants.{name}.training.{key}: {detail['msg']}") from error
+        return self
+
+
+def load_config(user: Mapping[str, Any], folder: Path) -> Config:
+    """Return the checked configuration of `user`'s choices over the layers in `folder`.
+
+    Raises ConfigError naming the file, key, value and what is allowed.
+    """
+    scale = user.get("scale", "desk")
+    path = folder / "scales" / f"{scale}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in (folder / "scales").glob("*.yaml"))
+        raise ConfigError(f"config key scale: {_unknown(str(scale), known)}")
+    papers = sorted((folder / "papers").glob("*.yaml"))
+    layers: list[Layer] = [(f"config/papers/{p.name}", {p.stem: read_yaml(p)}) for p in papers]
+    layers.append((f"config/scales/{path.name}", read_yaml(path)))
+    layers.append(("config/config.yaml, --configfile or --config", dict(user)))
+    tree: dict[str, Any] = {}
+    for _, layer in layers:
+        tree = merge(tree, layer)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, tree, layers)) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return a YAML file's mapping; raises ConfigError naming the file and the line."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds no mapping of keys to values")
+    return tree
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `below` with the keys of `above`; mappings are merged, anything else replaced.
+
+    Whole units are replaced rather than merged: a corpus, subject or figure of another source or
+    kind, and the mappings whose entries belong together (a mixture, a set of splits).
+    """
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        if both and key not in _MAPPINGS_REPLACED and not _other_kind(old, value):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _other_kind(old: Any, new: Any) -> bool:
+    return any(tag in new and new[tag] != old.get(tag) for tag in ("source", "kind"))
+
+
+def _unknown(value: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(value, allowed, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"{value!r} is not known{hint}; allowed: {', '.join(map(str, allowed))}"
+
+
+def _explain(error: ValidationError, tree: Mapping[str, Any], layers: list[Layer]) -> str:
+    """One line a mistake: file, key, what is allowed, value."""
+    lines = []
+    for detail in error.errors():
+        keys = _written_keys(detail["loc"], tree)
+        message = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "extra_forbidden":
+            message = f"unknown key: {_unknown(str(keys[-1]), _fields_at(keys[:-1], tree))}"
+        elif detail["type"] != "missing" and keys:
+            message += f"; got {_short(detail['input'])}"
+        lines.append(": ".join(filter(None, [_origin(keys, layers), ".".join(keys), message])))
+    return "\n".join(lines)
+
+
+def _written_keys(location: tuple[int | str, ...], tree: Any) -> list[str]:
+    """Drop what pydantic adds to a location: the tag of the union member it chose."""
+    keys, node = [], tree
+    for part in location:
+        is_tag = isinstance(node, Mapping) and part in (node.get("source"), node.get("kind"))
+        if is_tag and part not in node:
+            continue
+        keys.append(str(part))
+        node = _child(node, part)
+    return keys
+
+
+def _child(node: Any, key: int | str) -> Any:
+    if isinstance(node, Mapping):
+        return node.get(key)
+    if isinstance(node, list) and str(key).isdigit() and int(key) < len(node):
+        return node[int(key)]
+    return None
+
+
+def _fields_at(keys: list[str], tree: Any) -> list[str]:
+    """Names that the settings class at a place of the tree knows."""
+    annotation: Any = Config
+    node = tree
+    for key in keys:
+        node = _child(node, key)
+        annotation = _annotation_below(annotation, key)
+        members = [m for m in _flatten(annotation) if _accepts_tag(m, node)]
+        annotation = members[0] if members else annotation
+    models = [m for m in _flatten(annotation) if _is_settings(m)]
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _annotation_below(annotation: Any, key: str) -> Any:
+    for member in _flatten(annotation):
+        if _is_settings(member):
+            field = member.model_fields.get(key)
+            return field.annotation if field else None
+        if get_args(member):
+            return get_args(member)[-1 if get_origin(member) is dict else 0]
+    return None
+
+
+def _flatten(annotation: Any) -> list[Any]:
+    """Members of a union, with Annotated taken off."""
+    if get_origin(annotation) is Annotated:
+        return _flatten(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [m for part in get_args(annotation) for m in _flatten(part)]
+    return [annotation]
+
+
+def _is_settings(member: Any) -> bool:
+    return isinstance(member, type) and issubclass(member, Settings)
+
+
+def _accepts_tag(member: Any, node: Any) -> bool:
+    if not _is_settings(member):
+        return get_origin(member) in (dict, tuple)
+    for tag in ("source", "kind"):
+        if tag in member.model_fields and isinstance(node, Mapping):
+            return node.get(tag) in get_args(member.model_fields[tag].annotation)
+    return True
+
+
+def _origin(keys: list[str], layers: list[Layer]) -> str:
+    """The last layer that sets the key, or its nearest parent."""
+    for length in range(len(keys), 0, -1):
+        for name, layer in reversed(layers):
+            node: Any = layer
+            for key in keys[:length]:
+                node = _child(node, key)
+            if node is not None:
+                return name
+    return "config"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,114 @@
+"""A hash of the library code that a rule runs, so that an edit reruns just what depends on it.
+
+Snakemake sees a rule's script but not what the script imports. Rules therefore carry this hash as
+a parameter. Comments, docstrings and formatting do not count, nor do the modules of `_UNHASHED`,
+which cannot change a result.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = "saeflow"
+_ROOT = Path(__file__).resolve().parent
+# Progress lines carry no result, and readers check the artefact protocol by its schema version.
+_UNHASHED = frozenset({f"{_PACKAGE}.progress", f"{_PACKAGE}.artifacts", _PACKAGE})
+
+
+def fingerprint(*modules: str) -> str:
+    """Return 16 hexadecimal digits over `modules` and every saeflow module they import.
+
+    Raises ValueError for a name that is no module of the package.
+    """
+    seen: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module in seen or module in _UNHASHED:
+            continue
+        seen.add(module)
+        waiting.extend(_imports(module))
+    digest = hashlib.sha256()
+    for module in sorted(seen):
+        digest.update(f"{module}:{_code_hash(module)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _path(module: str) -> Path:
+    stem = _ROOT.joinpath(*module.split(".")[1:])
+    for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+        if path.is_file():
+            return path
+    raise ValueError(f"{module} is not a module of {_PACKAGE}")
+
+
+def _is_module(name: str) -> bool:
+    try:
+        _path(name)
+    except ValueError:
+        return False
+    return True
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_path(module).read_text())
+
+
+@cache
+def _imports(module: str) -> tuple[str, ...]:
+    return tuple(sorted(set(_imported_names(_tree(module)))))
+
+
+def _imported_names(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            members = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [node.module, *members]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == _PACKAGE and _is_module(name):
+                yield name
+
+
+@cache
+def _code_hash(module: str) -> str:
+    digest = hashlib.sha256(ast.dump(_without_docstrings(_tree(module))).encode())
+    path = _path(module)
+    if path.name == "__init__.py":
+        return digest.hexdigest()
+    for data in sorted(_data_files(path)):
+        digest.update(data.read_bytes())
+    return digest.hexdigest()
+
+
+def _data_files(path: Path) -> Iterator[Path]:
+    """Tables and templates that sit in the room of a module and that the module names."""
+    source = path.read_text()
+    for candidate in path.parent.rglob("*"):
+        is_data = candidate.is_file() and candidate.suffix in {".tsv", ".json", ".html", ".css"}
+        if is_data and candidate.name in source:
+            yield candidate
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            body = [n for n in node.body if not _is_bare_string(n)]
+            node.body = body or [ast.Pass()]
+    return tree
+
+
+def _is_bare_string(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

@@ -1,0 +1,17 @@
+from saeflow.job import job
+
+with job(snakemake.log[0], snakemake.threads):
+    from pathlib import Path
+
+    from saeflow.sae.settings import SAESettings
+    from saeflow.sae.timing import time_variants
+
+    settings = snakemake.params.settings
+    time_variants(
+        {name: SAESettings.model_validate(s) for name, s in settings["variants"].items()},
+        Path(snakemake.input[0]).parent,
+        settings["grid"]["site"],
+        Path(snakemake.output[0]).parent,
+        rounds=settings["timing"]["rounds"],
+        steps=settings["timing"]["steps"],
+    )

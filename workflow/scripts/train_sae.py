@@ -1,0 +1,15 @@
+from saeflow.job import job
+
+with job(snakemake.log[0], snakemake.threads):
+    from pathlib import Path
+
+    from saeflow.sae.settings import SAESettings
+    from saeflow.sae.trainer import train_sae
+
+    train_sae(
+        SAESettings.model_validate(snakemake.params.settings),
+        Path(snakemake.input[0]).parent,
+        snakemake.wildcards.site,
+        Path(snakemake.output[0]).parent,
+        device="cuda" if snakemake.resources.gpu else "cpu",
+    )
