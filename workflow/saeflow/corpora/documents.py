@@ -1,0 +1,201 @@
+"""A source's documents, cleaned, deduplicated and split by hash, as one Parquet file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from saeflow.artifacts import Clock, atomic_path, write_manifest
+from saeflow.corpora.settings import Corpus, CorpusSettings
+from saeflow.corpora.spool import SCHEMA, Row, Spool
+from saeflow.corpora.text import clean, duplicate_key, fraction_of, integer_of
+from saeflow.progress import say
+
+DOCUMENTS = "documents.parquet"
+ROW_GROUP_CHARS = 8_000_000
+
+
+class CorpusError(RuntimeError):
+    """A source cannot be read; the message says what, where and what to do."""
+
+
+class Document(NamedTuple):
+    """One document as a source gives it."""
+
+    text: str
+    domain: str
+    name: str
+    """Where it came from: a dotted object path, or file:row."""
+    labels: dict[str, str] | None = None
+
+
+@dataclass
+class Tally:
+    """What a source reports beside its documents, for the manifest."""
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Documents not passed on, by reason."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else is worth knowing: package versions, files read."""
+
+
+Source = Callable[[Any, Path, Tally], Iterator[Document]]
+
+SOURCES = {
+    "installed-docs": "saeflow.corpora.installed_docs",
+}
+"""Source name -> module with `documents(settings, root, tally)`; imported only when used."""
+
+
+def read_source(settings: Corpus, root: Path, tally: Tally) -> Iterator[Document]:
+    """Yield the documents of the source that `settings` names, as they come.
+
+    `root` is the folder that relative paths of the settings start from.
+    """
+    source: Source = import_module(SOURCES[settings.source]).documents
+    return source(settings, root, tally)
+
+
+def make_corpus(settings: Corpus, out: Path, root: Path) -> None:
+    """Write the corpus of `settings` into folder `out`: documents.parquet and manifest.json.
+
+    Documents are cleaned (`text.clean`); the short and the duplicate are dropped, the first of a
+    group of duplicates in the order of the source being kept; the rest is ordered by a hash of
+    the text, cut to the budget and split by a hash of the group, so that documents that are added
+    later move no other one to another split. Memory: the hashes of all documents and 1/64 of
+    the text, or 256 MB if that is more. Raises CorpusError for a source that cannot be read or
+    leaves no document.
+    """
+    clock = Clock()
+    tally = Tally()
+    spool = Spool(out / "spool")
+    try:
+        _fill(spool, settings, read_source(settings, root, tally), tally)
+        kept = _write(spool, settings, out / DOCUMENTS, tally)
+    finally:
+        spool.close()
+    if not kept.documents:
+        (out / DOCUMENTS).unlink()
+        raise CorpusError(_nothing_left(settings, out, root, tally))
+    say(f"{out}: {kept.documents:,} documents, {kept.chars:,} characters")
+    write_manifest(
+        out,
+        kind="corpus",
+        settings=settings.model_dump(mode="json"),
+        files=[DOCUMENTS],
+        stats={**kept.stats(), "dropped": dict(tally.dropped), **tally.facts},
+        clock=clock,
+    )
+
+
+def _fill(
+    spool: Spool, settings: CorpusSettings, documents: Iterator[Document], tally: Tally
+) -> None:
+    seen: set[int] = set()
+    for document in documents:
+        text = clean(document.text)
+        if len(text) < settings.min_chars:
+            tally.dropped["short"] += 1
+            continue
+        key = duplicate_key(text, settings.duplicates)
+        group = integer_of(key, "group")
+        if group in seen:
+            tally.dropped["duplicate"] += 1
+            continue
+        seen.add(group)
+        spool.add(
+            Row(
+                document=integer_of(text, "document"),
+                domain=document.domain,
+                split=_split(key, settings),
+                name=document.name,
+                text=text,
+                labels=json.dumps(document.labels, sort_keys=True) if document.labels else None,
+            )
+        )
+
+
+def _split(key: str, settings: CorpusSettings) -> str:
+    fraction = fraction_of(key, "split")
+    if fraction < settings.test:
+        return "test"
+    return "validation" if fraction < settings.test + settings.validation else "train"
+
+
+@dataclass
+class _Kept:
+    """Documents and characters that were written, in all and by domain and split."""
+
+    documents: int = 0
+    chars: int = 0
+    by_domain: dict[str, Counter[str]] = field(default_factory=dict)
+    by_split: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, row: Row) -> None:
+        self.documents += 1
+        self.chars += len(row.text)
+        for group in (
+            self.by_domain.setdefault(row.domain, Counter()),
+            self.by_split.setdefault(row.split, Counter()),
+        ):
+            group.update(documents=1, characters=len(row.text))
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            "documents": self.documents,
+            "characters": self.chars,
+            "domains": {name: dict(count) for name, count in sorted(self.by_domain.items())},
+            "splits": {name: dict(count) for name, count in sorted(self.by_split.items())},
+        }
+
+
+def _write(spool: Spool, settings: CorpusSettings, path: Path, tally: Tally) -> _Kept:
+    kept = _Kept()
+    group: list[Row] = []
+    chars = 0
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+    ):
+        for row in spool.in_order():
+            if _over_budget(kept, row, settings):
+                tally.dropped["over budget"] += 1
+                continue
+            kept.add(row)
+            group.append(row)
+            chars += len(row.text)
+            if chars >= ROW_GROUP_CHARS:
+                writer.write_table(_table(group))
+                group, chars = [], 0
+        if group:
+            writer.write_table(_table(group))
+    return kept
+
+
+def _over_budget(kept: _Kept, row: Row, settings: CorpusSettings) -> bool:
+    documents, chars = settings.max_documents, settings.max_chars
+    return (documents is not None and kept.documents >= documents) or (
+        chars is not None and kept.chars + len(row.text) > chars
+    )
+
+
+def _table(rows: list[Row]) -> pa.Table:
+    return pa.Table.from_pylist([row._asdict() for row in rows], schema=SCHEMA)
+
+
+def _nothing_left(settings: Corpus, out: Path, root: Path, tally: Tally) -> str:
+    dropped = ", ".join(f"{count} {reason}" for reason, count in tally.dropped.items())
+    facts = ", ".join(f"{name} {value}" for name, value in tally.facts.items())
+    return (
+        f"corpus {out.name!r} is empty: source {settings.source!r} under {root} gave no document "
+        f"that could be kept (dropped: {dropped or 'none'}; read: {facts or 'nothing'}; "
+        f"min_chars={settings.min_chars})"
+    )
