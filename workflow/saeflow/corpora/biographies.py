@@ -8,19 +8,16 @@ weakly in hobbies). Some people have a first name that tells no gender.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import cache
 from hashlib import blake2b
 from itertools import count
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from saeflow.corpora.documents import Document
 from saeflow.corpora.generated_settings import BiographiesSource
-
-_DATA = Path(__file__).parent / "data"
+from saeflow.corpora.tables import json_table
 
 _PRONOUNS = {
     "female": {"S": "She", "s": "she", "P": "Her", "p": "her", "o": "her"},
@@ -42,14 +39,9 @@ _LATE_MENTION = 0.25
 
 
 @cache
-def _table(name: str) -> dict[str, Any]:
-    return json.loads((_DATA / f"{name}.json").read_text(encoding="utf-8"))
-
-
-@cache
 def _words(*keys: str) -> tuple[str, ...]:
     """A space-separated list of the people table, split once."""
-    value: Any = _table("people")
+    value: Any = json_table("people")
     for key in keys:
         value = value[key]
     return tuple(value.split())
@@ -57,7 +49,7 @@ def _words(*keys: str) -> tuple[str, ...]:
 
 def stereotyped_gender(profession: str) -> str:
     """The gender that `correlation` ties to a profession: `female` or `male`."""
-    return _table("professions")[profession]["stereotype"]
+    return json_table("professions")[profession]["stereotype"]
 
 
 def generate(settings: BiographiesSource) -> Iterator[Document]:
@@ -112,8 +104,8 @@ class _Person:
 
     def __init__(self, rng: Random, gender: str, profession: str) -> None:
         self._rng = rng
-        self._job: dict[str, Any] = _table("professions")[profession]
-        self._life: dict[str, Any] = _table("people")[gender]
+        self._job: dict[str, Any] = json_table("professions")[profession]
+        self._life: dict[str, Any] = json_table("people")[gender]
         self._decks: dict[str, list[str]] = {}
         noun = self._job["noun"]
         article = "an" if noun[0] in "aeiou" else "a"
@@ -136,7 +128,9 @@ class _Person:
 
     def write(self, kind: str) -> str:
         """One sentence of a kind."""
-        templates = self._life[kind] if kind in self._life else _table("biography_templates")[kind]
+        templates = (
+            self._life[kind] if kind in self._life else json_table("biography_templates")[kind]
+        )
         return self._deal(f"template {kind}", templates).format_map(self)
 
     def __getitem__(self, field: str) -> str:
@@ -169,7 +163,7 @@ class _Person:
             case "spouse_female" | "kin_female":
                 return rng.choice(_words("female", "first_names"))
             case "university":
-                return self._deal(field, _table("people")["universities"])
+                return self._deal(field, json_table("people")["universities"])
             case "group" | "college":
                 return self._deal(f"{field}s", self._life[f"{field}s"])
             case "gender_honor":
@@ -190,7 +184,7 @@ class _Person:
             return self._deal("hobby of gender", self._life["hobbies"])
         if lean < 2 * _HOBBY_LEAN:
             return self._deal("hobby of profession", self._job["hobbies"])
-        return self._deal("hobby", _table("people")["hobbies"])
+        return self._deal("hobby", json_table("people")["hobbies"])
 
     def _deal(self, deck: str, values: list[str]) -> str:
         """The next of `values` in a random order; starts over when all were dealt."""
