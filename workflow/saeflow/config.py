@@ -23,7 +23,7 @@ from saeflow.evaluation.settings import EvaluationSettings
 from saeflow.figures.settings import FigureSettings, TableSettings
 from saeflow.sae.settings import SAESettings, Training, Variant, merge_training
 from saeflow.settings import Settings
-from saeflow.subjects.settings import Subject
+from saeflow.subjects.settings import SubjectSettings
 
 Scale = Literal["smoke", "desk", "paper"]
 PaperName = Literal["ortsae"]
@@ -39,7 +39,6 @@ class ConfigError(ValueError):
 class Point(Settings):
     """One SAE configuration of a grid; its seeds are trained apart and evaluated together."""
 
-    grid: str
     subject: str
     site: str
     corpus: str
@@ -125,7 +124,7 @@ class Config(Settings):
     results: Annotated[str, Field(pattern=r"^[^\s{}]+$")] = "results"
     """Folder of everything that is generated."""
     corpora: dict[Name, Corpus]
-    subjects: dict[Name, Subject]
+    subjects: dict[Name, SubjectSettings]
     activations: ActivationSettings
     training: Training
     variants: dict[Name, Variant]
@@ -141,15 +140,18 @@ class Config(Settings):
         """Return a paper's section by its name."""
         return getattr(self, name)
 
-    def points(self, paper: str, grid: str) -> Iterator[Point]:
+    def points(self, grid: Grid) -> Iterator[Point]:
         """Yield the points of a grid, variant by variant."""
-        g = self.paper(paper).grids[grid]
-        for variant in g.variants:
-            for l0 in g.l0:
+        for variant in grid.variants:
+            for l0 in grid.l0:
                 yield Point(
-                    grid=grid, subject=g.subject, site=g.site, corpus=g.corpus,
-                    variant=variant, d_sae=g.d_sae, l0=l0,
-                )  # fmt: skip
+                    subject=grid.subject,
+                    site=grid.site,
+                    corpus=grid.corpus,
+                    variant=variant,
+                    d_sae=grid.d_sae,
+                    l0=l0,
+                )
 
     def sae(self, variant: str, d_sae: int, l0: int, seed: int) -> SAESettings:
         """Return the settings of one training job."""
@@ -162,11 +164,6 @@ class Config(Settings):
             seed=seed,
         )
 
-    def sites(self, subject: str) -> tuple[str, ...]:
-        """Return the sites of a subject that the chosen papers use, sorted."""
-        grids = (g for paper in self.papers for g in self.paper(paper).grids.values())
-        return tuple(sorted({g.site for g in grids if g.subject == subject}))
-
     @model_validator(mode="after")
     def _names_exist(self) -> Config:
         for where, value, allowed in self._references():
@@ -177,8 +174,9 @@ class Config(Settings):
     def _references(self) -> Iterator[tuple[str, str, list[str]]]:
         corpora, subjects, variants = map(list, (self.corpora, self.subjects, self.variants))
         for name, subject in self.subjects.items():
-            for corpus in getattr(getattr(subject, "pretrain", None), "mixture", {}):
-                yield f"subjects.{name}.pretrain.mixture", corpus, corpora
+            if subject.source == "pretrain" and subject.pretrain:
+                for corpus in subject.training.mixture:
+                    yield f"subjects.{name}.training.mixture", corpus, corpora
         for paper in self.papers:
             section = self.paper(paper)
             for name, grid in section.grids.items():

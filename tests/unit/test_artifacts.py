@@ -1,0 +1,94 @@
+import json
+import os
+
+import pytest
+
+from saeflow.artifacts import (
+    ArtifactError,
+    Clock,
+    atomic_path,
+    clear_folder,
+    read_manifest,
+    write_json,
+    write_manifest,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/manifest.json").write_text("{}")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.bin").write_bytes(b"abc")
+    write_manifest(
+        out,
+        kind="thing",
+        settings={"k": 1},
+        files=["a.bin"],
+        inputs={"source": tmp_path / "source"},
+        stats={"rows": 3},
+        seed=7,
+        clock=Clock(),
+    )
+    return out
+
+
+def test_a_manifest_describes_what_was_made(folder):
+    manifest = read_manifest(folder, kind="thing", deep=True)
+    assert manifest["settings"] == {"k": 1}
+    assert manifest["files"]["a.bin"]["bytes"] == 3
+    assert manifest["seed"] == 7
+    assert manifest["stats"] == {"rows": 3}
+    assert len(manifest["inputs"]["source"]["sha256"]) == 64
+    assert manifest["peak_memory_mib"] > 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "a.bin").write_bytes(b"ab"), "2 bytes, its manifest says 3"),
+        (lambda f: (f / "a.bin").unlink(), "missing"),
+        (lambda f: (f / "manifest.json").unlink(), "never finished"),
+        (lambda f: (f / "manifest.json").write_text("{"), "not readable JSON"),
+        (lambda f: (f / "manifest.json").write_text("[]"), "not of schema"),
+    ],
+)
+def test_damage_is_named_with_the_command_that_mends_it(folder, damage, message):
+    damage(folder)
+    with pytest.raises(ArtifactError, match=message) as error:
+        read_manifest(folder, kind="thing")
+    assert f"snakemake --cores all {folder}/manifest.json" in str(error.value)
+
+
+def test_a_changed_byte_is_seen_by_a_deep_check_only(folder):
+    (folder / "a.bin").write_bytes(b"abd")
+    read_manifest(folder, kind="thing")
+    with pytest.raises(ArtifactError, match="hash"):
+        read_manifest(folder, kind="thing", deep=True)
+
+
+def test_another_kind_is_refused(folder):
+    with pytest.raises(ArtifactError, match="describes a 'thing', expected a 'sae'"):
+        read_manifest(folder, kind="sae")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_a_manifest_over_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_manifest(tmp_path, kind="thing", settings={}, files=["absent"])
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_clearing_a_folder_removes_what_was_left(folder):
+    clear_folder(folder)
+    assert os.listdir(folder) == []
