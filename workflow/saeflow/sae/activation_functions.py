@@ -1,0 +1,179 @@
+"""What makes latents sparse: selections in training, modules at inference.
+
+A selection reads pre-activations in chunks of rows that fit a cache, so that batch x d_sae is never
+stored, and returns the active pairs with their (positive) values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from saeflow.sae.settings import SAESettings
+from saeflow.sae.sparse import Pairs
+
+_CHUNK_ENTRIES = 1 << 20
+_MARGIN = 0.9
+
+Chunks = Callable[[], Iterator[tuple[int, Tensor]]]
+"""Calling it starts a pass: first row and pre-activations (rows, d_sae), valid until the next."""
+
+
+class Preactivations:
+    """The dense product of the step, in row chunks written to one reused buffer."""
+
+    def __init__(self) -> None:
+        self.buffer: Tensor | None = None
+
+    def __call__(self, input_bd: Tensor, W_enc: Tensor, b_enc: Tensor) -> Chunks:
+        """Return the passes over `input_bd @ W_enc + b_enc`."""
+        rows = max(1, min(len(input_bd), _CHUNK_ENTRIES // W_enc.shape[1]))
+        if self.buffer is None or self.buffer.shape != (rows, W_enc.shape[1]):
+            self.buffer = input_bd.new_empty(rows, W_enc.shape[1])
+        buffer = self.buffer
+
+        def chunks() -> Iterator[tuple[int, Tensor]]:
+            for start in range(0, len(input_bd), rows):
+                part = input_bd[start : start + rows]
+                yield start, torch.mm(part, W_enc, out=buffer[: len(part)]).add_(b_enc)
+
+        return chunks
+
+
+class Selection(Protocol):
+    """Chooses the active pairs of a batch of shape (batch, d_sae)."""
+
+    def __call__(self, chunks: Chunks, shape: tuple[int, int]) -> tuple[Pairs, Tensor]:
+        """Return the pairs and their values (pairs,), all positive."""
+        ...
+
+
+class SelectPositive:
+    """ReLU: every positive pre-activation."""
+
+    def __call__(self, chunks: Chunks, shape: tuple[int, int]) -> tuple[Pairs, Tensor]:
+        """Return all pairs above zero."""
+        return _pairs(*_above(chunks, 0.0), shape)
+
+
+class SelectTopK:
+    """The k largest positive pre-activations of each token."""
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+
+    def __call__(self, chunks: Chunks, shape: tuple[int, int]) -> tuple[Pairs, Tensor]:
+        """Return at most k pairs a token."""
+        flat, values = [], []
+        for start, pre_cf in chunks():
+            latents_ck = torch.topk(pre_cf, self.k, dim=1, sorted=False).indices.sort(1).values
+            values_ck = pre_cf.gather(1, latents_ck)
+            rows_c1 = torch.arange(start, start + len(pre_cf), device=pre_cf.device)[:, None]
+            positive = values_ck > 0
+            flat.append((rows_c1 * shape[1] + latents_ck)[positive])
+            values.append(values_ck[positive])
+        return _pairs(torch.cat(flat), torch.cat(values), shape)
+
+
+class SelectBatchTopK:
+    """The k x batch largest positive pre-activations of the whole batch (Bussmann et al. 2024).
+
+    Exact. A bound a little below the last batch's cut leaves few survivors, among which the cut is
+    found; where a batch has too few survivors the bound was too high and is lowered. The result
+    does not depend on the bound. Of equal values at the cut, earlier tokens and latents are kept.
+    """
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+        self.bound: float | None = None
+
+    def __call__(self, chunks: Chunks, shape: tuple[int, int]) -> tuple[Pairs, Tensor]:
+        """Return at most k x batch pairs."""
+        wanted = self.k * shape[0]
+        for bound in self._bounds(chunks):
+            flat, values = _above(chunks, bound)
+            if len(values) >= wanted:
+                break
+        if len(values) > wanted:
+            keep, cut = _largest(values, wanted)
+            flat, values = flat[keep], values[keep]
+            self.bound = _MARGIN * cut
+        return _pairs(flat, values, shape)
+
+    def _bounds(self, chunks: Chunks) -> Iterator[float]:
+        if self.bound is not None:
+            yield self.bound
+        pre = next(chunks())[1][:8]
+        sampled = torch.topk(pre.flatten(), self.k * len(pre)).values[-1].item()
+        yield max(0.5 * sampled, 0.0)
+        yield 0.0
+
+
+def _above(chunks: Chunks, bound: float) -> tuple[Tensor, Tensor]:
+    """Return flat indices and values of all pre-activations above `bound`."""
+    flat, values = [], []
+    for start, pre_cf in chunks():
+        found = _nonzero(pre_cf.flatten() > bound)
+        values.append(pre_cf.flatten()[found])
+        flat.append(found + start * pre_cf.shape[1])
+    return torch.cat(flat), torch.cat(values)
+
+
+def _nonzero(mask: Tensor) -> Tensor:
+    if mask.is_cuda:
+        return mask.nonzero().squeeze(1)
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))  # half the time of torch's
+
+
+def _largest(values: Tensor, wanted: int) -> tuple[Tensor, float]:
+    """Return a mask of the `wanted` largest, the first of equals at the cut, and the cut."""
+    cut = torch.kthvalue(values, len(values) - wanted + 1).values
+    above, tied = values > cut, values == cut
+    missing = wanted - above.sum()
+    return above | (tied & (tied.cumsum(0) <= missing)), cut.item()
+
+
+def _pairs(flat: Tensor, values: Tensor, shape: tuple[int, int]) -> tuple[Pairs, Tensor]:
+    rows = flat // shape[1]
+    return Pairs(rows, flat - rows * shape[1], shape), values
+
+
+def training_selection(settings: SAESettings) -> Selection:
+    """Return the selection that a variant trains with."""
+    match settings.variant.activation:
+        case "relu":
+            return SelectPositive()
+        case "topk":
+            return SelectTopK(settings.l0)
+        case "batchtopk":
+            return SelectBatchTopK(settings.l0)
+
+
+class TopK(nn.Module):
+    """Keep the k largest positive pre-activations of each token."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def forward(self, pre_bf: Tensor) -> Tensor:
+        """Return activations (batch, d_sae)."""
+        top = torch.topk(pre_bf, self.k, dim=-1)
+        return torch.zeros_like(pre_bf).scatter(-1, top.indices, top.values.relu())
+
+
+class JumpReLU(nn.Module):
+    """Keep positive pre-activations above a threshold per latent (BatchTopK at inference)."""
+
+    def __init__(self, threshold_f: Tensor) -> None:
+        super().__init__()
+        self.threshold: Tensor
+        self.register_buffer("threshold", threshold_f)
+
+    def forward(self, pre_bf: Tensor) -> Tensor:
+        """Return activations (batch, d_sae)."""
+        return pre_bf.relu() * (pre_bf > self.threshold)
