@@ -3,7 +3,8 @@
 A desk-scale stand-in for Bias in Bios (De-Arteaga et al. 2019). Neither label hangs on one
 token: gender shows in first name, pronouns, title, family, groups, colleges and honours (and
 weakly in hobbies); profession in workplace, degree, duties, topics, works and colleagues (and
-weakly in hobbies). Some people have a first name that tells no gender.
+weakly in hobbies). Some people have a first name that tells no gender, and some sentences about
+work fit every profession, so that gender is the easier label, as it is in Bias in Bios.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def _biography(rng: Random, settings: BiographiesSource) -> tuple[str, str, str]
     if rng.random() >= settings.correlation:
         gender = "male" if gender == "female" else "female"
     named = rng.random() < settings.mention_profession
-    person = _Person(rng, gender, profession)
+    person = _Person(rng, gender, profession, settings.detail)
     return " ".join(person.write(kind) for kind in _outline(rng, named)), gender, profession
 
 
@@ -102,9 +103,11 @@ class _Person:
     fields (a workplace with a `{city}`) is filled the same way.
     """
 
-    def __init__(self, rng: Random, gender: str, profession: str) -> None:
+    def __init__(self, rng: Random, gender: str, profession: str, detail: float) -> None:
         self._rng = rng
+        self._detail = detail
         self._job: dict[str, Any] = json_table("professions")[profession]
+        self._work = self._job
         self._life: dict[str, Any] = json_table("people")[gender]
         self._decks: dict[str, list[str]] = {}
         noun = self._job["noun"]
@@ -127,7 +130,8 @@ class _Person:
         }
 
     def write(self, kind: str) -> str:
-        """One sentence of a kind."""
+        """One sentence of a kind; one about work may be such as fits every profession."""
+        self._work = self._job if self._rng.random() < self._detail else json_table("any_work")
         templates = (
             self._life[kind] if kind in self._life else json_table("biography_templates")[kind]
         )
@@ -144,8 +148,11 @@ class _Person:
         match field:
             case "N":
                 return rng.choice(self._names)
-            case "city" | "surname2":
-                return rng.choice(_words("cities" if field == "city" else "surnames"))
+            case "city":
+                city = rng.choice(_words("cities"))
+                return city if city != self._fixed["home"] else self._draw("city")
+            case "surname2":
+                return rng.choice(_words("surnames"))
             case "year":
                 return str(rng.randrange(1985, 2022))
             case "years":
@@ -171,11 +178,11 @@ class _Person:
             case "hobby":
                 return self._hobby()
             case "people":
-                return self._deal("colleagues", self._job["people"])
+                return self._deal_work("people")
             case "duty":
-                return self._deal("duties", self._job["duties"])
+                return self._deal_work("duties")
             case "workplace" | "degree" | "topic" | "work" | "honor":
-                return self._deal(f"{field}s", self._job[f"{field}s"])
+                return self._deal_work(f"{field}s")
         raise KeyError(f"biography template names the unknown field {field!r}")
 
     def _hobby(self) -> str:
@@ -185,6 +192,10 @@ class _Person:
         if lean < 2 * _HOBBY_LEAN:
             return self._deal("hobby of profession", self._job["hobbies"])
         return self._deal("hobby", json_table("people")["hobbies"])
+
+    def _deal_work(self, values: str) -> str:
+        deck = f"{values} of {self._work.get('noun', 'any work')}"
+        return self._deal(deck, self._work[values])
 
     def _deal(self, deck: str, values: list[str]) -> str:
         """The next of `values` in a random order; starts over when all were dealt."""

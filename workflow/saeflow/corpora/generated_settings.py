@@ -41,6 +41,10 @@ class BiographiesSource(Settings):
     """P(a person has the gender stereotyped for the profession); 0.5 is independence."""
     mention_profession: Share = 0.5
     """P(the profession is named); the others read like the `hard_text` of Bias in Bios."""
+    detail: Share = 0.6
+    """P(a sentence about work tells what the work is; the others fit every profession).
+
+    At 1 every text is plain, and a probe has no need of gender as a shortcut."""
     professions: tuple[str, ...] = PROFESSIONS
 
     @field_validator("professions")

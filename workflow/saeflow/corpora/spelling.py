@@ -24,7 +24,7 @@ _SENTENCES = (
     "To spell {word}, write {spelled}.",
     "Question: What is the first letter of {word}? Answer: {letter}.",
 )
-_GENERATORS_TABLES = ("professions", "people", "biography_templates", "fact_templates")
+_GENERATORS_TABLES = ("professions", "any_work", "people", "biography_templates", "fact_templates")
 
 
 def spelling_words(settings: FactsSource) -> list[str]:
