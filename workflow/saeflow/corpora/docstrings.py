@@ -65,7 +65,7 @@ def _without_code(lines: list[str]) -> list[str]:
             at = _after_fence(lines, at)
         elif _opens_code(line):
             if not _DIRECTIVE.match(line):
-                kept.append(line.replace("::", ":"))
+                kept.append(_INLINE_PLACEHOLDER.sub("", line.rstrip()[:-1]))
             at = _after_indented(lines, at)
         else:
             if not _PLACEHOLDER.fullmatch(line):
@@ -95,11 +95,15 @@ def _after_fence(lines: list[str], at: int) -> int:
 
 
 def _after_indented(lines: list[str], at: int) -> int:
+    """Return the place after the last line that is deeper than line `at`."""
     depth = _indent(lines[at])
-    at += 1
-    while at < len(lines) and (not lines[at].strip() or _indent(lines[at]) > depth):
-        at += 1
-    return at
+    end = at + 1
+    for below in range(at + 1, len(lines)):
+        if lines[below].strip():
+            if _indent(lines[below]) <= depth:
+                break
+            end = below + 1
+    return end
 
 
 def _indent(line: str) -> int:

@@ -44,15 +44,21 @@ class Tally:
     dropped: Counter[str] = field(default_factory=Counter)
     """Documents not passed on, by reason."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What else is worth knowing: package versions, files read."""
+    """What else is worth knowing: package versions, replaced bytes."""
+    inputs: dict[str, Path] = field(default_factory=dict)
+    """Files that were read, by name."""
 
 
 Source = Callable[[Any, Path, Tally], Iterator[Document]]
 
 SOURCES = {
-    "installed-docs": "saeflow.corpora.installed_docs",
+    "installed-docs": "installed_docs",
+    "files": "files",
+    "hub": "hub",
+    "biographies": "generated",
+    "facts": "generated",
 }
-"""Source name -> module with `documents(settings, root, tally)`; imported only when used."""
+"""Source -> module of this room with `documents(settings, root, tally)`; imported when used."""
 
 
 def read_source(settings: Corpus, root: Path, tally: Tally) -> Iterator[Document]:
@@ -60,7 +66,7 @@ def read_source(settings: Corpus, root: Path, tally: Tally) -> Iterator[Document
 
     `root` is the folder that relative paths of the settings start from.
     """
-    source: Source = import_module(SOURCES[settings.source]).documents
+    source: Source = import_module(f"saeflow.corpora.{SOURCES[settings.source]}").documents
     return source(settings, root, tally)
 
 
@@ -91,6 +97,7 @@ def make_corpus(settings: Corpus, out: Path, root: Path) -> None:
         kind="corpus",
         settings=settings.model_dump(mode="json"),
         files=[DOCUMENTS],
+        inputs=tally.inputs,
         stats={**kept.stats(), "dropped": dict(tally.dropped), **tally.facts},
         clock=clock,
     )
@@ -161,12 +168,14 @@ def _write(spool: Spool, settings: CorpusSettings, path: Path, tally: Tally) -> 
     kept = _Kept()
     group: list[Row] = []
     chars = 0
+    full = False
     with (
         atomic_path(path) as temporary,
         pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
     ):
         for row in spool.in_order():
-            if _over_budget(kept, row, settings):
+            full = full or _over_budget(kept, row, settings)
+            if full:
                 tally.dropped["over budget"] += 1
                 continue
             kept.add(row)
@@ -193,9 +202,9 @@ def _table(rows: list[Row]) -> pa.Table:
 
 def _nothing_left(settings: Corpus, out: Path, root: Path, tally: Tally) -> str:
     dropped = ", ".join(f"{count} {reason}" for reason, count in tally.dropped.items())
-    facts = ", ".join(f"{name} {value}" for name, value in tally.facts.items())
+    read = ", ".join([*list(tally.inputs)[:5], *(f"{k} {v}" for k, v in tally.facts.items())])
     return (
         f"corpus {out.name!r} is empty: source {settings.source!r} under {root} gave no document "
-        f"that could be kept (dropped: {dropped or 'none'}; read: {facts or 'nothing'}; "
+        f"that could be kept (dropped: {dropped or 'none'}; read: {read or 'nothing'}; "
         f"min_chars={settings.min_chars})"
     )

@@ -40,7 +40,7 @@ def documents(settings: InstalledDocs, root: Path, tally: Tally) -> Iterator[Doc
                 continue
             module = ".".join((package, *relative.with_suffix("").parts)).removesuffix(".__init__")
             domain = _domain((package, *relative.parent.parts), settings.domain_depth)
-            for name, docstring in _docstrings(path, module):
+            for name, docstring in _docstrings(path, module, tally):
                 text = prose_of(docstring)
                 if is_licence(text):
                     tally.dropped["licence"] += 1
@@ -86,11 +86,15 @@ def _domain(packages: tuple[str, ...], depth: int) -> str:
     return ".".join(packages[: min(depth, public)])
 
 
-def _docstrings(path: Path, module: str) -> list[tuple[str, str]]:
+def _docstrings(path: Path, module: str, tally: Tally) -> list[tuple[str, str]]:
     """Return (dotted name, docstring) of the objects that a file defines."""
     with warnings.catch_warnings(), _no_garbage_collection():
         warnings.simplefilter("ignore")  # invalid escapes in other people's strings
-        tree = ast.parse(path.read_bytes(), filename=str(path))
+        try:
+            tree = ast.parse(path.read_bytes(), filename=str(path))
+        except (SyntaxError, ValueError):  # templates of code, and code for other versions
+            tally.dropped["file that is not Python"] += 1
+            return []
         return list(_of_definition(tree, module))
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from saeflow.corpora.generated_settings import BiographiesSource, FactsSource
 from saeflow.settings import Settings
 
 DuplicateRule = Literal["exact", "letters", "prose"]
@@ -189,4 +190,20 @@ class Hub(Rows):
         return self
 
 
-Corpus = Annotated[InstalledDocs | Files | Hub, Field(discriminator="source")]
+class Generated(CorpusSettings):
+    """What the generated corpora have in common: nothing but exact copies is a duplicate."""
+
+    min_chars: int = Field(1, ge=1)
+    duplicates: DuplicateRule = "exact"
+
+
+class Biographies(BiographiesSource, Generated):
+    """Biographies of invented people, as a corpus."""
+
+
+class Facts(FactsSource, Generated):
+    """Facts about real entities and spelling, as a corpus."""
+
+
+Corpus = Annotated[InstalledDocs | Files | Hub | Biographies | Facts, Field(discriminator="source")]
+"""The settings of any corpus; `source` says of which kind."""

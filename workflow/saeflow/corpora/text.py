@@ -9,6 +9,7 @@ import unicodedata
 from saeflow.corpora.settings import DuplicateRule
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff]")
+_UNDECODABLE = re.compile("[\ud800-\udfff]+")  # left by surrogateescape, lone escapes
 _LINE_END = re.compile(r"\r\n?|[\u0085\u2028\u2029]")
 _TRAILING = re.compile(r"[ \t\u00a0]+$", re.MULTILINE)
 _GAP = re.compile(r"\n{3,}")
@@ -18,13 +19,23 @@ _PLAIN_WORD = re.compile(r"(?<![\w.])[a-z]{2,}(?![\w.]*[\w])")
 
 def clean(text: str) -> str:
     """Return `text` in NFC with `\\n` line ends, no control characters, no trailing white space,
-    at most one empty line in a row.
+    at most one empty line in a row, and U+FFFD for what is no character.
 
     Tabs are kept: in code and tables they mean something.
     """
     text = unicodedata.normalize("NFC", _LINE_END.sub("\n", text))
-    text = _TRAILING.sub("", _CONTROL.sub("", text))
+    text = _TRAILING.sub("", _CONTROL.sub("", replace_undecodable(text)))
     return _GAP.sub("\n\n", text).strip()
+
+
+def has_undecodable(text: str) -> bool:
+    """Whether text decoded with `surrogateescape` had bytes that are not UTF-8."""
+    return _UNDECODABLE.search(text) is not None
+
+
+def replace_undecodable(text: str) -> str:
+    """Return `text` with U+FFFD for each run of what is no character."""
+    return _UNDECODABLE.sub("\ufffd", text)
 
 
 def duplicate_key(text: str, rule: DuplicateRule) -> str:
