@@ -1,0 +1,42 @@
+"""Draw one figure from metric files: the entry point for every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from saeflow.figures.bars_and_density import bar_and_density_marks, draw_bars_and_density
+from saeflow.figures.curves import curve_points, draw_curve
+from saeflow.figures.drawn import write_drawn
+from saeflow.figures.frame import footer
+from saeflow.figures.rows import read_latents, read_rows
+from saeflow.figures.settings import BarsAndDensity, Context, Curve, parse_figure
+from saeflow.figures.style import house_style, save
+
+
+def draw_figure(
+    settings: Curve | BarsAndDensity | Mapping[str, Any],
+    rows: Sequence[Path],
+    latents: Sequence[Path],
+    context: Context | Mapping[str, Any],
+    out_stem: Path,
+) -> None:
+    """Write `out_stem`.svg, .png, .pdf and the drawn data as .parquet and .csv.
+
+    `rows` are tidy metric files, `latents` per-latent tables (read by figures with a density
+    only). Raises FigureError that names the variant, L0, metric or seed that is missing.
+    """
+    settings, context = parse_figure(settings), Context.model_validate(context)
+    table = read_rows(rows, settings, context)
+    with house_style():
+        if isinstance(settings, Curve):
+            drawn = curve_points(table, settings, context)
+            figure = draw_curve(drawn, settings)
+        else:
+            per_latent = read_latents(latents, settings.density.column, settings.split)
+            drawn = bar_and_density_marks(table, per_latent, settings, context)
+            figure = draw_bars_and_density(drawn, settings)
+        footer(figure, settings.source, context)
+        save(figure, out_stem)
+    write_drawn(drawn, out_stem)

@@ -1,0 +1,230 @@
+"""What a figure or a table shows: everything that differs between two of them is config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, model_validator
+
+from saeflow.settings import Settings
+
+L0Selection = Literal["all", "reference"] | tuple[PositiveInt, ...]
+
+
+class Context(Settings):
+    """What a figure says about its own origin, and the grid that it must find complete."""
+
+    scale: str
+    """Name of the scale, e.g. desk."""
+    subject: str
+    """Name of the model that is interpreted."""
+    site: str
+    """Module whose output the SAEs read."""
+    corpus: str
+    """Corpus of training and evaluation."""
+    training_tokens: PositiveInt
+    """Activations that each SAE saw."""
+    d_sae: PositiveInt
+    """Dictionary size."""
+    l0s: tuple[PositiveInt, ...] = Field(min_length=1)
+    """The grid's L0 targets: what `all` means."""
+    reference_l0: PositiveInt
+    """The one L0 of figures that show a single sparsity."""
+    seeds: tuple[int, ...] = Field(min_length=1)
+    """Seeds that every point must have."""
+    labels: dict[str, str]
+    """Name of each variant in figures and tables."""
+
+    @model_validator(mode="after")
+    def _reference_is_in_grid(self) -> Context:
+        if self.reference_l0 not in self.l0s:
+            raise ValueError(f"reference_l0 {self.reference_l0} is not among l0s {self.l0s}")
+        return self
+
+
+class Shown(Settings):
+    """What figures and tables have in common."""
+
+    title: str
+    """Heading in the report."""
+    source: str
+    """The published original, e.g. "after OrtSAE Fig. 3a"."""
+    statement: str
+    """What the paper says about it."""
+    caption: str
+    """What is shown here, and how it was measured."""
+    grid: str
+    """Grid of the paper whose points are shown."""
+    variants: tuple[str, ...] = Field(min_length=1)
+    """Variants in drawing order."""
+    split: str = "test"
+    """Held-out part of the corpus that was measured."""
+    selection: str = "all"
+    """Documents that the SAEs were trained on."""
+
+    @model_validator(mode="after")
+    def _variants_are_distinct(self) -> Shown:
+        if len(set(self.variants)) < len(self.variants):
+            raise ValueError(f"variants {self.variants} holds one twice")
+        return self
+
+
+class ReferenceLine(Settings):
+    """A level to compare with: the mean of a metric over all drawn points."""
+
+    metric: str
+    """Metric that gives the level."""
+    label: str
+    """Name beside the line."""
+
+
+class Curve(Shown):
+    """A metric against the measured L0, one line a variant."""
+
+    kind: Literal["curve"]
+    metric: str
+    """Metric of the vertical axis."""
+    y_label: str
+    """Label of the vertical axis."""
+    x_label: str = "L0 (measured)"
+    """Label of the horizontal axis."""
+    x_scale: Literal["linear", "log"] = "linear"
+    """Scale of the horizontal axis; log suits grids that double."""
+    l0: L0Selection = "all"
+    """L0 targets that are drawn."""
+    reference: ReferenceLine | None = None
+    """A horizontal line."""
+
+
+class BarPanel(Settings):
+    """One panel of bars."""
+
+    metric: str
+    """Metric whose mean is the bar."""
+    label: str
+    """Label of the panel's axis."""
+
+
+class Density(Settings):
+    """The density of a per-latent value over all latents."""
+
+    column: Literal["max_decoder_cosine", "firing_rate", "mean_activation"]
+    """Column of the per-latent tables."""
+    label: str
+    """Label of the horizontal axis."""
+    low: float
+    """Left end of the axis; every value must lie between `low` and `high`."""
+    high: float
+    """Right end of the axis."""
+    bandwidth: PositiveFloat
+    """Standard deviation of the Gaussian kernel, in units of the axis."""
+    reference: ReferenceLine | None = None
+    """A vertical line."""
+
+    @model_validator(mode="after")
+    def _axis_has_width(self) -> Density:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        return self
+
+
+class BarsAndDensity(Shown):
+    """Bars of several metrics at one L0 beside the density of a per-latent value."""
+
+    kind: Literal["bars_and_density"]
+    panels: tuple[BarPanel, ...] = Field(min_length=1, max_length=4)
+    """The bar panels, left to right."""
+    density: Density
+    """The density panel."""
+    l0: Literal["reference"] | PositiveInt = "reference"
+    """The L0 target that is drawn."""
+    not_measured: tuple[str, ...] = ()
+    """Panels of the original that are not drawn; the caption names them."""
+
+
+FigureSettings = Annotated[Curve | BarsAndDensity, Field(discriminator="kind")]
+
+
+class Published(Settings):
+    """The paper's own numbers, shown as a block of their own."""
+
+    label: str
+    """Whose numbers, and on which model."""
+    columns: tuple[str, ...] = Field(min_length=1)
+    """Column headings."""
+    rows: dict[str, tuple[float | None, ...]]
+    """Row label to one number a column."""
+    decimals: tuple[int, ...]
+    """Decimals of each column."""
+
+    @model_validator(mode="after")
+    def _rows_fit_columns(self) -> Published:
+        for label, numbers in {**self.rows, "decimals": self.decimals}.items():
+            if len(numbers) != len(self.columns):
+                raise ValueError(
+                    f"{label} has {len(numbers)} entries for {len(self.columns)} columns"
+                )
+        return self
+
+
+class TableShown(Shown):
+    """What all tables have in common."""
+
+    timing: str | None = None
+    """Timing of the paper whose rows are shown; null shows the grid's metrics."""
+    published: Published | None = None
+    """The paper's numbers, as a block of their own."""
+
+
+class Sweep(TableShown):
+    """A metric per variant (rows) and L0 target (columns)."""
+
+    kind: Literal["sweep"]
+    metric: str
+    """Metric in the cells."""
+    decimals: int = Field(default=4, ge=0, le=8)
+    """Decimals of means and half-widths."""
+    best: Literal["min", "max"] | None = None
+    """Which end is better; null marks no cell."""
+    l0: L0Selection = "all"
+    """L0 targets that are columns."""
+    levels: dict[str, str] = Field(default_factory=dict)
+    """Label to metric of numbers for the caption, averaged over all cells."""
+
+
+class Ratio(TableShown):
+    """A cost per variant and its ratio to a baseline, paired by seed (for timings: by round)."""
+
+    kind: Literal["ratio"]
+    metric: str
+    """Metric in the cells."""
+    unit: str
+    """Heading of the first column, with the unit after `factor`."""
+    factor: PositiveFloat = 1.0
+    """The metric is multiplied by this."""
+    baseline: str
+    """Variant that the ratios refer to."""
+    decimals: int = Field(default=1, ge=0, le=8)
+    """Decimals of the first column; ratios have two."""
+    l0: Literal["reference"] | PositiveInt = "reference"
+    """The L0 target that was timed."""
+
+    @model_validator(mode="after")
+    def _baseline_is_shown(self) -> Ratio:
+        if self.baseline not in self.variants:
+            raise ValueError(f"baseline {self.baseline!r} is not among variants {self.variants}")
+        return self
+
+
+TableSettings = Annotated[Sweep | Ratio, Field(discriminator="kind")]
+
+
+def parse_figure(section: Mapping[str, Any] | Curve | BarsAndDensity) -> Curve | BarsAndDensity:
+    """Return the figure that a config section describes; raises pydantic.ValidationError."""
+    return TypeAdapter(FigureSettings).validate_python(section)
+
+
+def parse_table(section: Mapping[str, Any] | Sweep | Ratio) -> Sweep | Ratio:
+    """Return the table that a config section describes; raises pydantic.ValidationError."""
+    return TypeAdapter(TableSettings).validate_python(section)

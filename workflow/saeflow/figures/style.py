@@ -1,0 +1,75 @@
+"""The look of every figure: sizes, one fixed look a variant, and how files are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.style
+from matplotlib.figure import Figure
+
+from saeflow.artifacts import atomic_path
+
+ONE_COLUMN = 3.35
+TWO_COLUMNS = 6.9
+INK = "#1a1a1a"
+FAINT_INK = "#595959"
+_STYLE_FILE = Path(__file__).with_name("saeflow.mplstyle")
+# A date or a version in a file would change its bytes without a change of the figure.
+_METADATA: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+}
+
+
+class Look(NamedTuple):
+    """How one variant is drawn; colour, marker, line and hatch each tell it apart."""
+
+    color: str
+    marker: str
+    line: Any
+    hatch: str
+
+
+# Safe for the colour-blind and ordered by luminance (L* 19, 36, 50, 62, 74), so that print in
+# grey keeps five shades.
+_LOOKS = {
+    "batchtopk": Look("#1d2b66", "o", (0, (4, 1.4)), ""),
+    "ortsae": Look("#b0142d", "*", "-", "////"),
+    "topk": Look("#2f7ab8", "^", (0, (5, 1.2, 1, 1.2)), "...."),
+    "matryoshka": Look("#3aa58a", "D", (0, (5, 1.2, 1, 1.2, 1, 1.2)), "xxxx"),
+    "relu": Look("#e3ab2f", "s", (0, (1, 1.1)), "----"),
+}
+_OTHERS = (
+    Look("#6a3d9a", "v", (0, (7, 1.5)), "\\\\\\\\"),
+    Look("#8c6d46", "P", (0, (3, 1, 1, 1)), "++++"),
+    Look("#7f7f7f", "X", (0, (2, 2)), "oo"),
+    Look("#d98cc0", "<", (0, (6, 1, 2, 1)), "||||"),
+    Look("#111111", ">", (0, (1, 2)), "**"),
+)
+
+
+def looks_of(variants: tuple[str, ...]) -> dict[str, Look]:
+    """Return a look a variant: the fixed one where it has one, else the next free one."""
+    others = [name for name in variants if name not in _LOOKS]
+    if len(others) > len(_OTHERS):
+        raise ValueError(f"at most {len(_OTHERS)} variants of your own fit a figure, got {others}")
+    own = dict(zip(others, _OTHERS, strict=False))
+    return {name: _LOOKS.get(name) or own[name] for name in variants}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw inside with the house style on matplotlib's defaults, whatever the user's rc file."""
+    with matplotlib.style.context(["default", _STYLE_FILE]):
+        yield
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write `stem`.svg, .png (300 dpi) and .pdf, each atomically and with the same bytes always."""
+    for ending, metadata in _METADATA.items():
+        with atomic_path(stem.with_name(f"{stem.name}.{ending}")) as path:
+            figure.savefig(path, format=ending, metadata=metadata)
