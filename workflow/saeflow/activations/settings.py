@@ -26,5 +26,5 @@ class ActivationSettings(Settings):
     """Rows dropped at the start of each window, where attention sinks sit."""
     sink_norm: float | None = Field(default=10.0, gt=1.0)
     """Drop rows whose norm exceeds this multiple of the site's median norm; null keeps them."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of the write-time shuffle."""
