@@ -1,12 +1,8 @@
 # Documents -> tokens -> activations of all sites in one forward pass.
 
 
-def token_settings(wildcards):
-    return plain(CFG.subjects[wildcards.subject].tokens)
-
-
 def subject_sites(wildcards):
-    return list(CFG.sites(wildcards.subject))
+    return list(CFG.subjects[wildcards.subject].sites)
 
 
 rule tokenise:

@@ -9,6 +9,7 @@ try:
     from saeflow.config import ConfigError, load_config
     from saeflow.fingerprint import fingerprint
     from saeflow.paths import FIGURE_SUFFIXES, POINT, TABLE_SUFFIXES, Paths
+    from saeflow.preflight import check_files, corpus_files
 except ModuleNotFoundError as error:
     raise WorkflowError(
         f"{error.name} is not installed in the environment of this snakemake: "
@@ -17,6 +18,7 @@ except ModuleNotFoundError as error:
 
 try:
     CFG = load_config(config, Path(workflow.basedir) / "config")
+    check_files(CFG, Path(workflow.basedir))
 except ConfigError as error:
     raise WorkflowError(f"the configuration is wrong, nothing was started:\n{error}") from error
 
@@ -48,11 +50,3 @@ def plain(settings):
 def one_of(names):
     """A wildcard constraint: any of the names, or nothing at all."""
     return "|".join(map(re.escape, names)) or r"(?!)"
-
-
-def points(paper, grid):
-    return list(CFG.points(paper, grid))
-
-
-def point_manifests(paper, grid):
-    return [manifest(P.core(point.path)) for point in points(paper, grid)]

@@ -10,7 +10,13 @@ def corpus_code(wildcards):
     return fingerprint("saeflow.corpora.documents", f"saeflow.corpora.{source}")
 
 
+def corpus_input(wildcards):
+    return corpus_files(CFG, wildcards.corpus)
+
+
 rule corpus:
+    input:
+        corpus_input,
     output:
         manifest(P.corpus("{corpus}")),
     params:

@@ -1,6 +1,10 @@
 # The models that are interpreted: trained here, or taken from where they are.
 
-PRETRAINED = [name for name, subject in CFG.subjects.items() if subject.trains]
+PRETRAINED = [
+    name
+    for name, subject in CFG.subjects.items()
+    if subject.source == "pretrain" and subject.pretrain
+]
 
 
 def subject_settings(wildcards):
@@ -8,7 +12,7 @@ def subject_settings(wildcards):
 
 
 def mixture_corpora(wildcards):
-    mixture = CFG.subjects[wildcards.subject].pretrain.mixture
+    mixture = CFG.subjects[wildcards.subject].training.mixture
     return [manifest(P.corpus(corpus)) for corpus in mixture]
 
 
@@ -42,7 +46,6 @@ rule load_subject:
         subject=one_of([name for name in CFG.subjects if name not in PRETRAINED]),
     params:
         settings=subject_settings,
-        data_dir=str(CFG.data_dir or ""),
         code=fingerprint("saeflow.subjects.materialise"),
     log:
         P.log("load_subject", "{subject}"),

@@ -15,8 +15,11 @@ from pathlib import Path
 
 _PACKAGE = "saeflow"
 _ROOT = Path(__file__).resolve().parent
-# Progress lines carry no result, and readers check the artefact protocol by its schema version.
-_UNHASHED = frozenset({f"{_PACKAGE}.progress", f"{_PACKAGE}.artifacts", _PACKAGE})
+# These carry no result: progress lines, this hash, and the artefact protocol, whose schema version
+# every reader checks.
+_UNHASHED = frozenset(
+    {_PACKAGE, f"{_PACKAGE}.progress", f"{_PACKAGE}.fingerprint", f"{_PACKAGE}.artifacts"}
+)
 
 
 def fingerprint(*modules: str) -> str:

@@ -1,0 +1,144 @@
+"""Checks of the configuration against what lies on disk, before the first job.
+
+`config.py` knows what is well formed; this module knows whether the files are there and whether a
+subject has the sites that are asked of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from saeflow.config import Config, ConfigError
+from saeflow.corpora.settings import Files, Hub
+from saeflow.subjects.settings import FromFolder, FromHub, FromLlama2c, PretrainedHere
+
+
+def check_files(config: Config, project: Path) -> None:
+    """Raise ConfigError listing every site, folder and file of the config that does not exist."""
+    mistakes = [*_corpus_mistakes(config), *_subject_mistakes(config, project)]
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+
+
+def corpus_files(config: Config, corpus: str) -> list[str]:
+    """Return the files that a corpus is read from; raises ConfigError if a glob finds none."""
+    settings = config.corpora[corpus]
+    if not isinstance(settings, Files):
+        return []
+    from saeflow.corpora.documents import CorpusError
+    from saeflow.corpora.files import find_files
+
+    if config.data_dir is None:
+        raise ConfigError(f"corpora.{corpus}.paths: set data_dir, the folder they are relative to")
+    try:
+        return [str(path) for path in find_files(settings.paths, config.data_dir).values()]
+    except CorpusError as error:
+        raise ConfigError(f"corpora.{corpus}.paths: {error}") from error
+
+
+def _used_corpora(config: Config) -> set[str]:
+    used = set()
+    for paper in config.papers:
+        for grid in config.paper(paper).grids.values():
+            used.add(grid.corpus)
+            subject = config.subjects[grid.subject]
+            if isinstance(subject, PretrainedHere) and subject.pretrain:
+                used |= set(subject.training.mixture)
+    return used
+
+
+def _corpus_mistakes(config: Config) -> Iterator[str]:
+    for name in sorted(_used_corpora(config)):
+        try:
+            corpus_files(config, name)
+        except ConfigError as error:
+            yield str(error)
+        settings = config.corpora[name]
+        if isinstance(settings, Hub) and settings.folder is not None:
+            if config.data_dir is None:
+                yield f"corpora.{name}.folder: set data_dir, the folder it is relative to"
+            elif not (config.data_dir / settings.folder).is_dir():
+                yield f"corpora.{name}.folder: {config.data_dir / settings.folder} does not exist"
+
+
+def _subject_mistakes(config: Config, project: Path) -> Iterator[str]:
+    for paper in config.papers:
+        for grid_name, grid in config.paper(paper).grids.items():
+            try:
+                sites = subject_sites(config, grid.subject, project)
+            except ConfigError as error:
+                yield str(error)
+                continue
+            if sites is not None and grid.site not in sites:
+                yield (
+                    f"{paper}.grids.{grid_name}.site: subject {grid.subject!r} has no module "
+                    f"{grid.site!r}; its blocks are {', '.join(_blocks(sites))}"
+                )
+
+
+def _blocks(sites: list[str]) -> list[str]:
+    return [site for site in sites if site.rsplit(".", 1)[-1].isdigit()] or sites[:20]
+
+
+def subject_sites(config: Config, name: str, project: Path) -> list[str] | None:
+    """Return the module names of a subject, without its weights; None where only a hub knows.
+
+    The answer is kept in `.snakemake`, since building a model, even without weights, takes seconds.
+    Raises ConfigError for a folder or file that is not there.
+    """
+    description = _model_description(config, name, project)
+    if description is None:
+        return None
+    text = json.dumps(description, sort_keys=True)
+    cache = Path(".snakemake/saeflow") / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    if cache.is_file():
+        return json.loads(cache.read_text())
+    from saeflow.artifacts import write_json
+    from saeflow.subjects.sites import known_sites
+
+    sites = known_sites(description)
+    write_json(cache, sites)
+    return sites
+
+
+def _model_description(config: Config, name: str, project: Path) -> dict[str, Any] | None:
+    subject = config.subjects[name]
+    if isinstance(subject, PretrainedHere):
+        return _pretrained_description(name, subject, project)
+    if isinstance(subject, FromFolder):
+        return _read_description(project / subject.path, f"subjects.{name}.path")
+    if isinstance(subject, FromLlama2c):
+        for key in ("checkpoint", "tokenizer"):
+            path = project / getattr(subject, key)
+            if not path.is_file():
+                raise ConfigError(f"subjects.{name}.{key}: {path} does not exist")
+        from saeflow.subjects.llama2c import read_header
+
+        header = read_header(project / subject.checkpoint)
+        return {"model_type": "llama", "num_hidden_layers": header.layers}
+    assert isinstance(subject, FromHub)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(subject.id, "config.json", revision=subject.revision)
+    return json.loads(Path(found).read_text()) if isinstance(found, str) else None
+
+
+def _pretrained_description(name: str, subject: PretrainedHere, project: Path) -> dict[str, Any]:
+    if not subject.pretrain:
+        assert subject.shipped is not None
+        return _read_description(project / subject.shipped, f"subjects.{name}.shipped")
+    return {"model_type": "gpt_neox", "num_hidden_layers": subject.training.layers}
+
+
+def _read_description(folder: Path, key: str) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{key}: {path} does not exist") from error
+    except ValueError as error:
+        raise ConfigError(f"{key}: {path} is not valid JSON: {error}") from error
