@@ -1,0 +1,131 @@
+"""What a training step of each variant costs, measured side by side (OrtSAE's Table 3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from saeflow.activations.stream import ActivationStream
+from saeflow.artifacts import Clock, atomic_path, write_manifest
+from saeflow.progress import Progress
+from saeflow.sae.optimisation import Trainer
+from saeflow.sae.settings import SAESettings
+from saeflow.sae.trainer import new_trainer
+
+TIMING = "timing.parquet"
+_TEXTS = ("paper", "subject", "corpus", "split", "selection")
+
+
+def time_variants(
+    variants: Mapping[str, SAESettings],
+    activations: str | Path,
+    site: str,
+    out: str | Path,
+    *,
+    rounds: int,
+    steps: int,
+    origin: Mapping[str, str],
+) -> None:
+    """Time `steps` training steps of every variant in each of `rounds` rounds.
+
+    All variants live in this process and take the same batches, already in memory, one variant
+    after another within a round, so that a busy machine hits all alike; the order rotates. A first
+    round warms up and is not recorded. Rows of `timing.parquet` have metric `step_seconds` (mean
+    over the round's steps), `seed` the round and `n` the steps; `origin` fills the columns paper,
+    subject, corpus, split and selection. No latent is dead in so short a run, so that AuxK costs
+    nothing here.
+
+    Raises ValueError where `steps` is no multiple of a variant's `orthogonality.every`, for then
+    rounds would differ in work, and where batch sizes differ.
+    """
+    clock, activations, out = Clock(), Path(activations), Path(out)
+    batch_size = _common_batch_size(variants, steps)
+    longest = {
+        name: _at_least(v, batch_size * steps * (rounds + 1)) for name, v in variants.items()
+    }
+    trainers = {name: new_trainer(v, activations, site) for name, v in longest.items()}
+    rows = []
+    with (
+        ActivationStream(activations, site, batch_size=batch_size, seed=0) as stream,
+        Progress((rounds + 1) * len(trainers), "timings", "timing variants") as progress,
+    ):
+        for number in range(-1, rounds):
+            batches = list(islice(stream, steps))
+            for name in _rotated(list(trainers), number):
+                seconds = _seconds(trainers[name], batches) / steps
+                progress.update(1)
+                if number >= 0:
+                    at = {"variant": name, "d_sae": variants[name].d_sae, "l0": variants[name].l0}
+                    rows.append({**at, "seed": number, "value": seconds})
+    with atomic_path(out / TIMING) as temporary:
+        pq.write_table(_tidy(rows, {**origin, "site": site}, steps), temporary)
+    write_manifest(
+        out,
+        kind="timing",
+        settings={name: v.model_dump(mode="json") for name, v in variants.items()},
+        files=[TIMING],
+        inputs={"activations": activations},
+        stats={"rounds": rounds, "steps": steps},
+        clock=clock,
+    )
+
+
+def _common_batch_size(variants: Mapping[str, SAESettings], steps: int) -> int:
+    sizes = {v.training.batch_size for v in variants.values()}
+    if len(sizes) != 1:
+        raise ValueError(f"variants timed together need one batch_size, they have {sorted(sizes)}")
+    for name, settings in variants.items():
+        term = settings.variant.orthogonality
+        if term is not None and steps % term.every:
+            raise ValueError(
+                f"timing.steps {steps} is no multiple of orthogonality.every {term.every} of {name}"
+            )
+    return sizes.pop()
+
+
+def _at_least(settings: SAESettings, tokens: int) -> SAESettings:
+    """Lengthen a training that is shorter than its timing; the length does not change a step."""
+    training = settings.training
+    longer = training.model_copy(update={"tokens": max(tokens, training.tokens)})
+    return settings.model_copy(update={"training": longer})
+
+
+def _rotated(names: Sequence[str], by: int) -> list[str]:
+    by %= len(names)
+    return [*names[by:], *names[:by]]
+
+
+def _seconds(trainer: Trainer, batches: Sequence[Tensor]) -> float:
+    started = time.perf_counter()
+    for raw_bd in batches:
+        trainer.step(raw_bd)
+    return time.perf_counter() - started
+
+
+def _tidy(rows: Sequence[Mapping[str, object]], origin: Mapping[str, str], steps: int) -> pa.Table:
+    """Return the rows in the schema of all measurements."""
+    text = {name: [origin[name]] * len(rows) for name in (*_TEXTS, "site")}
+    columns = {name: [row[name] for row in rows] for name in ("variant", "d_sae", "l0", "seed")}
+    return pa.table(
+        {
+            "paper": text["paper"],
+            "subject": text["subject"],
+            "site": text["site"],
+            "corpus": text["corpus"],
+            "split": text["split"],
+            "selection": text["selection"],
+            "variant": columns["variant"],
+            "d_sae": columns["d_sae"],
+            "l0_target": columns["l0"],
+            "seed": columns["seed"],
+            "metric": ["step_seconds"] * len(rows),
+            "value": [row["value"] for row in rows],
+            "n": [steps] * len(rows),
+        }
+    )
