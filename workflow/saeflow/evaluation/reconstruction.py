@@ -1,0 +1,56 @@
+"""How well an SAE rebuilds activations, and how often its latents fire."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saeflow.evaluation.moments import Moments
+from saeflow.sae.model import SAE
+
+_CHUNK_ENTRIES = 2**22
+
+
+class Reconstruction:
+    """Streaming statistics of one SAE on the rows it is given."""
+
+    def __init__(self, sae: SAE) -> None:
+        d_sae, d_in = sae.W_dec.shape
+        device = sae.W_dec.device
+        self.sae = sae
+        self.error = Moments(d_in, device)
+        self.fired_f = torch.zeros(d_sae, dtype=torch.float64, device=device)
+        self.activation_f = torch.zeros(d_sae, dtype=torch.float64, device=device)
+
+    @torch.no_grad()
+    def update(self, x_nd: Tensor) -> Tensor:
+        """Return decode(encode(x)) (n, d_in) in float32, after counting it.
+
+        Rows pass in chunks, so that a wide dictionary's latents never exist for all of them.
+        """
+        d_sae = self.fired_f.shape[0]
+        chunks = [self._update(x) for x in x_nd.split(max(1, _CHUNK_ENTRIES // d_sae))]
+        return torch.cat(chunks)
+
+    def _update(self, x_nd: Tensor) -> Tensor:
+        latents_nf = self.sae.encode(x_nd)
+        self.fired_f += (latents_nf != 0).to(latents_nf.dtype).sum(0)
+        self.activation_f += latents_nf.sum(0)
+        x_hat_nd = self.sae.decode(latents_nf)
+        self.error.update(x_nd - x_hat_nd)
+        return x_hat_nd
+
+    def metrics(self, inputs: Moments) -> dict[str, float]:
+        """Return the reconstruction metrics against the moments of the same rows.
+
+        - explained_variance: 1 - sum_d Var(x - x_hat)_d / sum_d Var(x)_d, both centred
+        - fvu: E||x - x_hat||^2 / E||x - E x||^2, to which a constant error counts
+        - l0: mean number of non-zero latents of a row
+        - dead_latents: share of latents that never fire on these rows
+        """
+        return {
+            "explained_variance": 1 - self.error.variance() / inputs.variance(),
+            "fvu": self.error.mean_square() / inputs.variance(),
+            "l0": float(self.fired_f.sum()) / inputs.n,
+            "dead_latents": float((self.fired_f == 0).double().mean()),
+        }
