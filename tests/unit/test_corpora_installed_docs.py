@@ -38,7 +38,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         "_core/docs.py": (
             f'add_newdoc("madeup_docs", "sum", """{ENGLISH.format("sum")}""")\n'
-            f'docs.add_docstr(torch.abs, r"""{ENGLISH.format("abs")}""".format(**args))\n'
+            f'docs.add_docstr(torch.abs, r"""{{input}}\n""".format(**args)'
+            f' + "{ENGLISH.format("abs")}")\n'
             f'add_newdoc("m", "C", [("size", """{ENGLISH.format("size")}""")])\n'
         ),
         "tests/test_a.py": f'"""{ENGLISH.format("test")}"""\n',
@@ -123,6 +124,14 @@ DOCSTRING = """Return the sum.
     ```
     Kept too.
 
+    Example:
+        Kept, for words follow.
+
+    Example::
+
+        >>> add(1)
+        2
+
     Parameters
     ----------
     x : int
@@ -147,6 +156,9 @@ and stops.
     Kept, for it is prose.
 
 Kept too.
+
+Example:
+    Kept, for words follow.
 
 Parameters
 ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from itertools import islice
 
 _DIRECTIVE = re.compile(r"\s*\.\. ([\w-]+)::")
 _CODE_DIRECTIVES = {
@@ -13,6 +14,7 @@ _CODE_DIRECTIVES = {
 _PLACEHOLDER = re.compile(r"\s*(\{\w*\}|\$[A-Z_]+|%\(\w[\w:]*\)s|</?\w+>)+\.?\s*")
 _INLINE_PLACEHOLDER = re.compile(r"(?<![{\w])\{[a-z_]\w*\}(?!\})|%\(\w[\w:]*\)s|\$[A-Z_]{3,}")
 _UNDERLINE = re.compile(r"\s*([-=~^])\1{2,}\s*")
+_EXAMPLE = re.compile(r"\s*Examples?:{1,2}")
 _WORD = re.compile(r"[A-Za-z]+")
 _FUNCTION_WORDS = frozenset(
     _WORD.findall(
@@ -111,17 +113,23 @@ def _indent(line: str) -> int:
 
 
 def _without_empty_sections(lines: list[str]) -> list[str]:
-    """Drop each underlined heading whose section holds nothing, from the last to the first."""
-    kept: list[str] = []  # reversed
-    for at in range(len(lines) - 1, -1, -1):
-        kept.append(lines[at])
-        is_heading = len(kept) >= 2 and _UNDERLINE.fullmatch(kept[-2]) and lines[at].strip()
-        if is_heading and _is_empty(kept[:-2]):
-            del kept[-2:]
+    """Drop the underlined headings and `Example:` lines that introduce nothing."""
+    kept: list[str] = []  # reversed, for what follows a heading must be settled first
+    for line in reversed(lines):
+        is_heading = bool(kept) and line.strip() and _UNDERLINE.fullmatch(kept[-1])
+        if is_heading and _is_empty(kept[:-1]):
+            kept.pop()
+        elif not _EXAMPLE.fullmatch(line) or _goes_deeper(kept, _indent(line)):
+            kept.append(line)
     return kept[::-1]
 
 
-def _is_empty(section: list[str]) -> bool:
-    """Whether the (reversed) lines that follow a heading end or reach another heading at once."""
-    following = [line for line in section[:-8:-1] if line.strip()][:2]
-    return not following or (len(following) == 2 and _UNDERLINE.fullmatch(following[1]) is not None)
+def _goes_deeper(following: list[str], depth: int) -> bool:
+    line = next((line for line in reversed(following) if line.strip()), "")
+    return bool(line) and _indent(line) > depth
+
+
+def _is_empty(following: list[str]) -> bool:
+    """Whether the (reversed) lines after a heading end, or are another heading."""
+    first_two = list(islice((line for line in reversed(following) if line.strip()), 2))
+    return not first_two or (len(first_two) == 2 and bool(_UNDERLINE.fullmatch(first_two[1])))

@@ -139,15 +139,26 @@ def _attached(call: ast.Call, owner: str) -> Iterator[tuple[str, str]]:
         return
     *target, text = call.args
     name = ".".join([owner, *(_last_name(node) for node in target[-1:])])
-    strings = (node.value for node in ast.walk(text) if isinstance(node, ast.Constant))
-    for string in strings:
-        if isinstance(string, str) and string.isidentifier():
-            name = f"{name}.{string}"  # ('method', "text") pairs name the method first
-        elif isinstance(string, str):
-            yield name, string
+    pairs = text.elts if isinstance(text, ast.List) else [text]
+    for pair in pairs:
+        if isinstance(pair, ast.Tuple) and len(pair.elts) == 2:
+            yield f"{name}.{_last_name(pair.elts[0])}", _literal_text(pair.elts[1])
+        else:
+            yield name, _literal_text(pair)
 
 
 def _last_name(node: ast.expr) -> str:
     if isinstance(node, ast.Constant):
         return str(node.value)
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "object")
+
+
+def _literal_text(node: ast.expr) -> str:
+    """Return the literal parts of an expression such as `"..." + "...".format(...)`."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.BinOp):
+        return _literal_text(node.left) + _literal_text(node.right)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return _literal_text(node.func.value)
+    return ""
