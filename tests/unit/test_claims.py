@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+from scipy import stats
+
+from saeflow.claims import ClaimError, ClaimSettings, Judgement, judge, t_interval
+from saeflow.claims_table import number, to_markdown, write_claims
+from saeflow.evaluation.rows import Point, make_row
+
+Values = dict[tuple[str, int], list[float]]
+"""Values over seeds 0, 1, … by variant and L0."""
+
+
+def planted(values: Values, metric: str = "l0", split: str = "test") -> pd.DataFrame:
+    rows = []
+    for (variant, l0), by_seed in values.items():
+        point = Point("ortsae", "desk", "layers.3", "docs", "all", variant, 64, l0)
+        for seed, value in enumerate(by_seed):
+            rows.append(make_row(point, split=split, seed=seed, metric=metric, value=value, n=10))
+    return pd.DataFrame(rows)
+
+
+def claim(*comparisons: dict[str, object], **keys: object) -> ClaimSettings:
+    defaults = {"metric": "l0", "variant": "a", "baseline": "b"}
+    parts = [defaults | comparison for comparison in comparisons]
+    entry = {"id": "c", "grid": "main", "statement": "A is more than B", "source": "Fig. 1"}
+    return ClaimSettings.model_validate({**entry, "comparisons": parts, **keys})
+
+
+def judged(settings: ClaimSettings, values: Values, reference_l0: int = 8) -> Judgement:
+    return judge([settings], planted(values), reference_l0=reference_l0)[0]
+
+
+ABOVE = claim({"expect": {"above": 0}})
+
+
+def test_the_interval_is_students() -> None:
+    found = t_interval([1.0, 2.0, 6.0], 0.05)
+    expected = stats.t.interval(0.95, 2, loc=3, scale=stats.sem([1.0, 2.0, 6.0]))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert found.effect == 3
+    assert t_interval([1.0], 0.05) == (1.0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        ([2.0, 2.1, 1.9], [1.0, 1.1, 1.0], "reproduced"),
+        ([1.0, 1.1, 1.0], [2.0, 2.1, 1.9], "not reproduced"),
+        ([1.0, 2.0, 1.1], [1.1, 1.0, 1.3], "inconclusive"),
+        ([2.0], [1.0], "inconclusive"),
+        ([1.0, 1.0], [1.0, 1.0], "not reproduced"),  # equal is not more
+    ],
+)
+def test_every_verdict_can_come_out(a: list[float], b: list[float], verdict: str) -> None:
+    assert judged(ABOVE, {("a", 8): a, ("b", 8): b}).verdict == verdict
+
+
+def test_one_seed_says_why_there_is_no_verdict() -> None:
+    found = judged(ABOVE, {("a", 8): [2.0], ("b", 8): [1.0]})
+    assert found.reason == "fewer than 2 seeds: no interval"
+    assert found.deciding.effect == 1 and found.deciding.low is None
+
+
+def test_effects_are_paired_by_seed() -> None:
+    """Seeds that differ far more than the variants do not hide a difference within each."""
+    values = {("a", 8): [1.010, 5.012, 9.011], ("b", 8): [1.0, 5.0, 9.0]}
+    found = judged(ABOVE, values)
+    assert found.verdict == "reproduced"
+    assert found.deciding.effect == pytest.approx(0.011)
+
+
+def test_ratios_are_averaged_on_the_log_scale() -> None:
+    settings = claim({"expect": {"above": 1.5}, "compare": "ratio"})
+    found = judged(settings, {("a", 8): [2.0, 8.0, 4.0], ("b", 8): [1.0, 2.0, 2.0]}).deciding
+    logs = [math.log(2), math.log(4), math.log(2)]
+    low, high = stats.t.interval(0.95, 2, loc=sum(logs) / 3, scale=stats.sem(logs))
+    assert found.effect == pytest.approx((2 * 4 * 2) ** (1 / 3))
+    assert (found.low, found.high) == pytest.approx((math.exp(low), math.exp(high)))
+
+
+@pytest.mark.parametrize(
+    ("a", "verdict"),
+    [(1.10, "reproduced"), (1.30, "not reproduced"), (0.90, "not reproduced")],
+)
+def test_relative_change_about_a_value(a: float, verdict: str) -> None:
+    settings = claim({"expect": {"about": 0.1, "margin": 0.05}, "compare": "relative_change"})
+    found = judged(settings, {("a", 8): [a, a + 0.01, a - 0.01], ("b", 8): [1.0] * 3})
+    assert found.verdict == verdict
+    assert found.deciding.effect == pytest.approx(a - 1, abs=1e-3)
+
+
+def test_about_equal_needs_an_interval_within_the_margin() -> None:
+    settings = claim({"expect": {"about": 0, "margin": 0.5}})
+    noisy = {("a", 8): [1.0, 3.0, 2.0], ("b", 8): [2.0, 2.0, 2.0]}
+    assert judged(settings, noisy).verdict == "inconclusive"
+    equal = {("a", 8): [2.5, 2.5], ("b", 8): [2.0, 2.0]}
+    assert judged(settings, equal).verdict == "reproduced"  # the margin itself is within it
+
+
+def test_a_value_alone_needs_no_baseline() -> None:
+    settings = claim({"baseline": None, "compare": "value", "expect": {"below": 3, "above": 1}})
+    assert judged(settings, {("a", 8): [2.0, 2.1]}).verdict == "reproduced"
+    assert judged(settings, {("a", 8): [4.0, 4.0]}).verdict == "not reproduced"
+
+
+def test_another_metric_may_be_the_baseline() -> None:
+    settings = claim(
+        {"baseline": "a", "baseline_metric": "l0_random", "compare": "ratio",
+         "expect": {"below": 1.5}}
+    )  # fmt: skip
+    rows = pd.concat(
+        [planted({("a", 8): [1.2, 1.3]}), planted({("a", 8): [1.0, 1.0]}, metric="l0_random")]
+    )
+    found = judge([settings], rows, reference_l0=8)[0].deciding
+    assert found.effect == pytest.approx(math.sqrt(1.2 * 1.3))
+
+
+def test_at_every_l0_all_must_hold() -> None:
+    values = {("a", 4): [2.0, 2.1], ("b", 4): [1.0, 1.1], ("a", 8): [3.0, 3.0], ("b", 8): [1, 1]}
+    found = judged(ABOVE, values)
+    assert (found.verdict, found.reason) == ("reproduced", "2 of 2 comparisons hold")
+    values[("b", 8)] = [3.5, 2.5]
+    found = judged(ABOVE, values)
+    assert (found.verdict, found.reason) == ("inconclusive", "1 of 2 comparisons hold")
+    assert found.deciding.l0 == "8"
+    values[("b", 8)] = [4.0, 4.0]
+    found = judged(ABOVE, values)
+    assert (found.verdict, found.reason) == ("not reproduced", "1 of 2 comparisons hold, 1 fail")
+
+
+def test_more_chances_to_fail_ask_for_stronger_evidence_of_failure() -> None:
+    """A difference against the claim at 95% alone, which Bonferroni's correction withholds."""
+    against = [-1.0, -1.3, -0.9]
+    alone = judged(ABOVE, {("a", 8): against, ("b", 8): [0.0] * 3})
+    assert alone.verdict == "not reproduced"
+    fine = {("a", l0): [2.0, 2.0, 2.0] for l0 in range(9, 29)}
+    zero = {("b", l0): [0.0] * 3 for l0 in range(8, 29)}
+    among = judged(ABOVE, {("a", 8): against} | fine | zero)
+    assert among.verdict == "inconclusive"
+    assert among.deciding.l0 == "8" and among.deciding.verdict == "not reproduced"
+
+
+def test_levels_are_chosen_and_averaged_within_a_seed() -> None:
+    values = {("a", 4): [0.0, 1.0], ("b", 4): [1.0, 2.0], ("a", 8): [5.0, 7.0], ("b", 8): [2, 4]}
+    reference = judged(claim({"expect": {"above": 0}, "at_l0": "reference"}), values)
+    assert [o.l0 for o in reference.outcomes] == ["8"]
+    listed = judged(claim({"expect": {"above": 0}, "at_l0": [4]}), values)
+    assert listed.verdict == "not reproduced"
+    mean = judged(claim({"expect": {"above": 0}, "over_l0": "mean"}), values)
+    assert mean.deciding.effect == pytest.approx((-1 + 3) / 2)
+    assert mean.deciding.l0 == "mean of 4, 8"
+
+
+def test_a_chain_is_its_neighbouring_pairs() -> None:
+    settings = claim(chain={"metric": "l0", "ascending": ["a", "b", "c"]})
+    values = {("a", 8): [1.0, 1.1], ("b", 8): [2.0, 2.2], ("c", 8): [3.0, 3.1]}
+    found = judged(settings, values)
+    assert [o.comparison for o in found.outcomes] == ["l0: b - a", "l0: c - b"]
+    assert found.verdict == "reproduced"
+    assert settings.variants == ["a", "b", "c"]
+    values[("c", 8)] = [1.0, 1.2]
+    assert judged(settings, values).verdict == "not reproduced"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({("b", 8): [1.0]}, r"claim c: no rows of metric l0 on split test for variant a .*: b\)"),
+        ({("a", 8): [1.0]}, r"no rows of metric l0 on split test for variant b"),
+        ({("a", 8): [1.0], ("b", 4): [1.0]}, r"claim c: no rows of l0 of a at L0 4"),
+        ({("a", 8): [1.0, 2.0], ("b", 8): [1.0]}, r"cannot be paired: seeds \[0, 1\] of a, \[0\]"),
+        ({("a", 4): [1.0], ("b", 4): [1.0], ("a", 8): [1.0]}, r"\[0\] of a, none of b"),
+    ],
+)
+def test_missing_rows_are_named(values: Values, message: str) -> None:
+    with pytest.raises(ClaimError, match=message):
+        judged(ABOVE, values)
+
+
+def test_an_l0_that_was_not_measured_is_named() -> None:
+    settings = claim({"expect": {"above": 0}, "at_l0": "reference"})
+    with pytest.raises(ClaimError, match="no rows of l0 of a at L0 16"):
+        judged(settings, {("a", 8): [1.0], ("b", 8): [1.0]}, reference_l0=16)
+
+
+def test_rows_of_two_sites_are_not_mixed() -> None:
+    rows = planted({("a", 8): [1.0, 2.0], ("b", 8): [0.0, 0.0]})
+    other = rows.assign(site="layers.5")
+    with pytest.raises(ClaimError, match=r"several values of site \(layers.3, layers.5\)"):
+        judge([ABOVE], pd.concat([rows, other]), reference_l0=8)
+
+
+def test_a_ratio_of_a_negative_value_is_an_error() -> None:
+    settings = claim({"expect": {"above": 1}, "compare": "ratio"})
+    with pytest.raises(ClaimError, match="has no logarithm: values -1 and 1"):
+        judged(settings, {("a", 8): [-1.0], ("b", 8): [1.0]})
+
+
+@pytest.mark.parametrize(
+    ("comparison", "message"),
+    [
+        ({"expect": {}}, "either above and/or below"),
+        ({"expect": {"about": 1}}, "belong together"),
+        ({"expect": {"above": 1, "about": 1, "margin": 1}}, "either above and/or below"),
+        ({"expect": {"above": 2, "below": 1}}, "must be less than"),
+        ({"expect": {"above": 0}, "baseline": None}, "need a baseline"),
+        ({"expect": {"above": 0}, "baseline": "a"}, "compared with itself"),
+        ({"expect": {"above": -1}, "compare": "ratio"}, "always above 0"),
+        ({"expect": {"above": 0}, "at_l0": "some"}, "at_l0"),
+        ({"expect": {"above": 0}, "unknown": 1}, "unknown"),
+    ],
+)
+def test_meaningless_entries_are_refused(comparison: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        claim(comparison)
+
+
+def test_a_claim_measures_something() -> None:
+    with pytest.raises(ValidationError, match="give comparisons, a chain, or both"):
+        claim()
+
+
+def test_the_ledger_is_written_as_parquet_and_markdown(tmp_path: Path) -> None:
+    values = {("a", 4): [2.0, 2.1], ("b", 4): [1.0, 1.1], ("a", 8): [2.0, 2.0], ("b", 8): [3, 2.5]}
+    settings = claim(
+        {"expect": {"above": 0}},
+        statement="A | B",
+        paper_value=2.7,
+        paper_note="at layer 20",
+    )
+    single = claim({"expect": {"above": 0}, "at_l0": [4]}, id="single")
+    judgements = judge([settings, single], planted(values), reference_l0=8)
+    paths = write_claims(judgements, tmp_path / "ortsae", title="OrtSAE")
+    assert [p.name for p in paths] == ["ortsae.parquet", "ortsae.comparisons.parquet", "ortsae.md"]
+    claims = pq.read_table(paths[0]).to_pylist()
+    assert [c["verdict"] for c in claims] == ["inconclusive", "reproduced"]
+    assert (claims[0]["l0"], claims[0]["comparisons"], claims[0]["paper_value"]) == ("8", 2, 2.7)
+    assert pq.read_table(paths[1]).num_rows == 3
+    lines = paths[2].read_text().splitlines()
+    assert lines[0] == "# OrtSAE"
+    table = [line for line in lines if line.startswith("| A ")]
+    assert table[0].startswith(
+        r"| A \| B | Fig. 1 | 2.7 (at layer 20) | l0: a - b (L0 8): -0.750 ["
+    )
+    assert table[1].endswith("| above 0 | 2 | **reproduced** |")
+    assert len({line.replace(r"\|", "").count("|") for line in lines if "Fig. 1" in line}) == 1
+
+
+def test_a_missing_interval_is_said_in_words() -> None:
+    judgements = judge([ABOVE], planted({("a", 8): [2.0], ("b", 8): [1.0]}), reference_l0=8)
+    assert "1.00 (no interval)" in to_markdown(judgements, "OrtSAE")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (2.7, "2.70"), (-0.01234, "-0.0123"), (0.00071, "0.0007"), (361.4, "361")],
+)
+def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_settings_load_without_heavy_imports() -> None:
+    code = (
+        "import sys, saeflow.claims, saeflow.evaluation.settings\n"
+        "print([m for m in ('torch', 'pandas', 'scipy', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
