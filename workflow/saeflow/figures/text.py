@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ft2font import LoadFlags
 
 _POINTS_PER_INCH = 72
+_SUBPIXELS = 64
 # Long names of models and modules may break after these.
 _BREAKS = re.compile(r"(?<=[\u00a0./_\-])")
 
 
 def width_in_inches(text: str, size: float) -> float:
     """Return the width of one line of the house font at `size` points."""
-    if not text.strip():
-        return 0.0
-    extent = TextPath((0, 0), text, size=size, prop=FontProperties(family="DejaVu Sans"))
-    return float(extent.get_extents().x1) / _POINTS_PER_INCH
+    font = get_font(findfont(FontProperties(family="DejaVu Sans")))
+    font.set_size(size, _POINTS_PER_INCH)
+    font.set_text(text, 0.0, flags=LoadFlags.NO_HINTING)
+    return float(font.get_width_height()[0]) / _SUBPIXELS / _POINTS_PER_INCH
 
 
 def wrap(text: str, size: float, width: float) -> str:
