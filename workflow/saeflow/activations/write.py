@@ -66,7 +66,7 @@ def cache_activations(
         (out / MANIFEST).unlink(missing_ok=True)
         partial = resume(out, identity)
         source = RowSource(settings, subject, sites, tokens, rows_wanted, partial.thresholds)
-        writer = _Writer(settings, source, partial, out)
+        writer = CacheWriter(settings, source, partial, out)
         writer.run(stop)
         write_manifest(
             out,
@@ -122,7 +122,7 @@ def _full_disk_named(out: Path) -> Iterator[None]:
         ) from error
 
 
-class _Writer:
+class CacheWriter:
     """Moves rows from their source into shards and records after each how to go on."""
 
     def __init__(
@@ -132,6 +132,7 @@ class _Writer:
         self.end = partial.cursor
 
     def run(self, stop: StopRequest) -> None:
+        """Write all shards that are left; on `stop` leave with 143 and the last saved state."""
         partial = self.partial
         skip = partial.skip
         what = f"caching {', '.join(self.source.sites)}"
