@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.numpy import load_file
+
 from saeflow.artifacts import ArtifactError, read_manifest, write_manifest
 from saeflow.subjects import pretrain as room
 from saeflow.subjects.load import load_subject
@@ -24,9 +26,8 @@ from saeflow.subjects.materialise import make_subject
 from saeflow.subjects.mixture import Stream, plan_windows
 from saeflow.subjects.optimiser import build_optimisers, learning_rate
 from saeflow.subjects.settings import PretrainedHere, PretrainSettings
-from safetensors.numpy import load_file
 
-WORDS = "the cat and dog sat on a red mat while old birds sang in every green tree".split()
+SENTENCE = "the cat and dog sat on a red mat while old birds sang in every green tree"
 
 
 def settings(**changes) -> PretrainSettings:
@@ -65,7 +66,7 @@ def subject(training: PretrainSettings, **changes) -> PretrainedHere:
 
 def write_corpus(folder: Path, seed: int, documents: int = 300) -> Path:
     rng = np.random.default_rng(seed)
-    texts = [" ".join(rng.choice(WORDS, 20)) for _ in range(documents)]
+    texts = [" ".join(rng.choice(SENTENCE.split(), 20)) for _ in range(documents)]
     splits = ["validation" if i % 10 == 0 else "train" for i in range(documents)]
     folder.mkdir(parents=True)
     columns = {"document": list(range(documents)), "split": splits, "text": texts}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from saeflow.subjects.load import Subject
 
@@ -23,18 +23,12 @@ def logits(subject: Subject, states_btd: Tensor) -> Tensor:
     """
     body = subject.model.base_model
     # An attribute of the instance hides the method of the class for this one call.
-    body.forward = lambda **_: _BodyOutput(last_hidden_state=states_btd)
+    output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states_btd)
+    body.forward = lambda *args, **kwargs: output
     try:
         return subject.model(inputs_embeds=states_btd, use_cache=False).logits
     finally:
         del body.forward
-
-
-class _BodyOutput(SimpleNamespace):
-    past_key_values = hidden_states = attentions = None
-
-    def __getitem__(self, index: int) -> Tensor:
-        return (self.last_hidden_state,)[index]
 
 
 @torch.no_grad()
