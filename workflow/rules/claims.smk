@@ -1,19 +1,45 @@
 # Metrics -> verdicts on what the paper states.
 
 
+def grid_rows(paper, name):
+    """Files with the rows of a grid: its points' core metrics and its timings."""
+    section = CFG.paper(paper)
+    timings = [t for t, timing in section.timings.items() if timing.grid == name]
+    return [
+        *(f"{P.core(point.path)}/core.parquet" for point in CFG.points(section.grids[name])),
+        *(f"{P.timing(paper, timing)}/timing.parquet" for timing in timings),
+    ]
+
+
 def claims_input(wildcards):
-    section = CFG.paper(wildcards.paper)
-    grids = [point for grid in section.grids.values() for point in CFG.points(grid)]
-    timings = [manifest(P.timing(wildcards.paper, name)) for name in section.timings]
-    return [manifest(P.core(point.path)) for point in grids] + timings
+    grids = CFG.paper(wildcards.paper).grids
+    rows = [row for name in grids for row in grid_rows(wildcards.paper, name)]
+    return [manifest(Path(row).parent) for row in rows]
 
 
-def claims_settings(wildcards):
+def claims_rows(wildcards):
+    return {
+        name: grid_rows(wildcards.paper, name)
+        for name in CFG.paper(wildcards.paper).grids
+    }
+
+
+def claims_by_grid(wildcards):
     section = CFG.paper(wildcards.paper)
     return {
-        "claims": [plain(claim) for claim in section.claims],
-        "grids": {name: plain(grid) for name, grid in section.grids.items()},
+        name: [plain(claim) for claim in section.claims if claim.grid == name]
+        for name in section.grids
     }
+
+
+def claims_grids(wildcards):
+    return {
+        name: plain(grid) for name, grid in CFG.paper(wildcards.paper).grids.items()
+    }
+
+
+def claims_title(wildcards):
+    return CFG.paper(wildcards.paper).title
 
 
 rule claims:
@@ -21,6 +47,7 @@ rule claims:
         claims_input,
     output:
         P.claims("{paper}") + ".parquet",
+        P.claims("{paper}") + ".comparisons.parquet",
         report(
             P.claims("{paper}") + ".md",
             category="{paper}",
@@ -29,8 +56,11 @@ rule claims:
             caption="../report/claims.rst",
         ),
     params:
-        settings=claims_settings,
-        code=fingerprint("saeflow.claims"),
+        claims=claims_by_grid,
+        grids=claims_grids,
+        rows=claims_rows,
+        title=claims_title,
+        code=fingerprint("saeflow.claims", "saeflow.claims_table"),
     log:
         P.log("claims", "{paper}"),
     benchmark:

@@ -1,5 +1,6 @@
 # The checked configuration, and the functions with which rules look things up in it.
 
+import os
 import re
 from pathlib import Path
 
@@ -9,16 +10,18 @@ try:
     from saeflow.config import ConfigError, load_config
     from saeflow.fingerprint import fingerprint
     from saeflow.paths import FIGURE_SUFFIXES, POINT, TABLE_SUFFIXES, Paths
-    from saeflow.preflight import check_files, corpus_files
+    from saeflow.preflight import check_files, corpus_files, subject_root
 except ModuleNotFoundError as error:
     raise WorkflowError(
         f"{error.name} is not installed in the environment of this snakemake: "
         "run `make install` (or `pip install -e .`) and call snakemake from that environment"
     ) from error
 
+PROJECT = Path(os.path.relpath(workflow.basedir))
+
 try:
-    CFG = load_config(config, Path(workflow.basedir) / "config")
-    check_files(CFG, Path(workflow.basedir))
+    CFG = load_config(config, PROJECT / "config")
+    check_files(CFG, PROJECT)
 except ConfigError as error:
     raise WorkflowError(f"the configuration is wrong, nothing was started:\n{error}") from error
 

@@ -7,7 +7,10 @@ def corpus_settings(wildcards):
 
 def corpus_code(wildcards):
     source = CFG.corpora[wildcards.corpus].source.replace("-", "_")
-    return fingerprint("saeflow.corpora.documents", f"saeflow.corpora.{source}")
+    modules = ["documents", source]
+    if source in ("biographies", "facts"):
+        modules.append("generated")
+    return fingerprint(*(f"saeflow.corpora.{module}" for module in modules))
 
 
 def corpus_input(wildcards):
@@ -21,7 +24,7 @@ rule corpus:
         manifest(P.corpus("{corpus}")),
     params:
         settings=corpus_settings,
-        data_dir=str(CFG.data_dir or ""),
+        data_dir=str(CFG.data_dir or "."),
         code=corpus_code,
     log:
         P.log("corpus", "{corpus}"),

@@ -6,6 +6,16 @@ def point_saes(wildcards):
     return [manifest(P.sae(point, seed)) for seed in CFG.seeds]
 
 
+def point_paper(wildcards):
+    """The paper that a point belongs to: the first whose grids hold it."""
+    path = POINT.format(**wildcards)
+    for paper in CFG.papers:
+        for grid in CFG.paper(paper).grids.values():
+            if any(point.path == path for point in CFG.points(grid)):
+                return paper
+    raise WorkflowError(f"{path} is not a point of any grid of {', '.join(CFG.papers)}")
+
+
 rule evaluate_core:
     input:
         saes=point_saes,
@@ -16,6 +26,8 @@ rule evaluate_core:
         manifest(P.core(POINT)),
     params:
         settings=plain(CFG.evaluation.core),
+        seeds=list(CFG.seeds),
+        paper=point_paper,
         code=fingerprint("saeflow.evaluation.core"),
     log:
         P.log("evaluate_core", POINT),

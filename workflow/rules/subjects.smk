@@ -11,6 +11,10 @@ def subject_settings(wildcards):
     return plain(CFG.subjects[wildcards.subject])
 
 
+def subject_paths(wildcards):
+    return str(subject_root(CFG, wildcards.subject, PROJECT))
+
+
 def mixture_corpora(wildcards):
     mixture = CFG.subjects[wildcards.subject].training.mixture
     return [manifest(P.corpus(corpus)) for corpus in mixture]
@@ -25,6 +29,7 @@ rule pretrain_subject:
         subject=one_of(PRETRAINED),
     params:
         settings=subject_settings,
+        root=subject_paths,
         code=fingerprint("saeflow.subjects.materialise"),
     log:
         P.log("pretrain_subject", "{subject}"),
@@ -46,6 +51,7 @@ rule load_subject:
         subject=one_of([name for name in CFG.subjects if name not in PRETRAINED]),
     params:
         settings=subject_settings,
+        root=subject_paths,
         code=fingerprint("saeflow.subjects.materialise"),
     log:
         P.log("load_subject", "{subject}"),

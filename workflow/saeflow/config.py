@@ -1,8 +1,8 @@
 """The typed configuration: one tree, composed of each room's settings, checked before any job.
 
-Layers, each overriding the one before, mapping by mapping: `config/scales/{scale}.yaml`,
-`config/papers/{paper}.yaml` (under the paper's name; the scale overrides it), then what the user
-gives (`config/config.yaml`, `--configfile`, `--config`).
+Layers, each overriding the one before, mapping by mapping: `config/variants.yaml`, each
+`config/papers/{paper}.yaml` (under the paper's name), `config/scales/{scale}.yaml`, then what the
+user gives (`config/config.yaml`, `--configfile`, `--config`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from saeflow.activations.settings import ActivationSettings
 from saeflow.claims import ClaimSettings
 from saeflow.corpora.settings import Corpus
 from saeflow.evaluation.settings import EvaluationSettings
-from saeflow.figures.settings import FigureSettings, TableSettings
+from saeflow.figures.settings import FigureSettings, Shown, TableSettings
 from saeflow.sae.settings import SAESettings, Training, Variant, merge_training
 from saeflow.settings import Settings
 from saeflow.subjects.settings import SubjectSettings
@@ -185,10 +185,25 @@ class Config(Settings):
                 yield f"{where}.corpus", grid.corpus, corpora
                 for variant in grid.variants:
                     yield f"{where}.variants", variant, variants
+            for kind in ("figures", "tables"):
+                for name, shown in getattr(section, kind).items():
+                    where = f"{paper}.{kind}.{name}"
+                    yield f"{where}.grid", shown.grid, list(section.grids)
+                    drawn = self._shown_variants(section, shown)
+                    for variant in shown.variants:
+                        yield f"{where}.variants", variant, drawn
             for name, timing in section.timings.items():
                 yield f"{paper}.timings.{name}.grid", timing.grid, list(section.grids)
                 for variant in timing.variants:
                     yield f"{paper}.timings.{name}.variants", variant, variants
+
+    @staticmethod
+    def _shown_variants(section: Paper, shown: Shown) -> list[str]:
+        """Variants that a figure or table may show: those of its grid or its timing."""
+        timing = getattr(shown, "timing", None)
+        if timing in section.timings:
+            return list(section.timings[timing].variants)
+        return list(section.grids[shown.grid].variants) if shown.grid in section.grids else []
 
     @model_validator(mode="after")
     def _variants_train(self) -> Config:
@@ -213,7 +228,8 @@ def load_config(user: Mapping[str, Any], folder: Path) -> Config:
         known = sorted(p.stem for p in (folder / "scales").glob("*.yaml"))
         raise ConfigError(f"config key scale: {_unknown(str(scale), known)}")
     papers = sorted((folder / "papers").glob("*.yaml"))
-    layers: list[Layer] = [(f"config/papers/{p.name}", {p.stem: read_yaml(p)}) for p in papers]
+    layers: list[Layer] = [("config/variants.yaml", read_yaml(folder / "variants.yaml"))]
+    layers += [(f"config/papers/{p.name}", {p.stem: read_yaml(p)}) for p in papers]
     layers.append((f"config/scales/{path.name}", read_yaml(path)))
     layers.append(("config/config.yaml, --configfile or --config", dict(user)))
     tree: dict[str, Any] = {}
@@ -240,7 +256,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Return `below` with the keys of `above`; mappings are merged, anything else replaced.
 
     Whole units are replaced rather than merged: a corpus, subject or figure of another source or
-    kind, and the mappings whose entries belong together (a mixture, a set of splits).
+    kind, and the mappings whose entries belong together (a mixture, budgets by split).
     """
     merged = dict(below)
     for key, value in above.items():
@@ -269,9 +285,14 @@ def _explain(error: ValidationError, tree: Mapping[str, Any], layers: list[Layer
     for detail in error.errors():
         keys = _written_keys(detail["loc"], tree)
         message = detail["msg"].removeprefix("Value error, ")
+        if not keys:  # a check of the whole tree names the key itself
+            key, _, message = message.partition(": ")
+            keys = key.split(".")
+            lines.append(f"{_origin(keys, layers)}: {key}: {message}")
+            continue
         if detail["type"] == "extra_forbidden":
             message = f"unknown key: {_unknown(str(keys[-1]), _fields_at(keys[:-1], tree))}"
-        elif detail["type"] != "missing" and keys:
+        elif detail["type"] != "missing":
             message += f"; got {_short(detail['input'])}"
         lines.append(": ".join(filter(None, [_origin(keys, layers), ".".join(keys), message])))
     return "\n".join(lines)

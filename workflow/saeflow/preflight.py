@@ -51,6 +51,14 @@ def _used_corpora(config: Config) -> set[str]:
     return used
 
 
+def subject_root(config: Config, name: str, project: Path) -> Path:
+    """Folder that a subject's relative paths start from: the project's own for shipped weights,
+    else `data_dir` where it is set."""
+    if isinstance(config.subjects[name], PretrainedHere) or config.data_dir is None:
+        return project
+    return config.data_dir
+
+
 def _corpus_mistakes(config: Config) -> Iterator[str]:
     for name in sorted(_used_corpora(config)):
         try:
@@ -106,25 +114,29 @@ def subject_sites(config: Config, name: str, project: Path) -> list[str] | None:
 
 
 def _model_description(config: Config, name: str, project: Path) -> dict[str, Any] | None:
-    subject = config.subjects[name]
+    subject, root = config.subjects[name], subject_root(config, name, project)
     if isinstance(subject, PretrainedHere):
-        return _pretrained_description(name, subject, project)
+        return _pretrained_description(name, subject, root)
     if isinstance(subject, FromFolder):
-        return _read_description(project / subject.path, f"subjects.{name}.path")
+        return _read_description(root / subject.path, f"subjects.{name}.path")
     if isinstance(subject, FromLlama2c):
-        for key in ("checkpoint", "tokenizer"):
-            path = project / getattr(subject, key)
-            if not path.is_file():
-                raise ConfigError(f"subjects.{name}.{key}: {path} does not exist")
-        from saeflow.subjects.llama2c import read_header
-
-        header = read_header(project / subject.checkpoint)
-        return {"model_type": "llama", "num_hidden_layers": header.layers}
+        return _llama2c_description(name, subject, root)
     assert isinstance(subject, FromHub)
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(subject.id, "config.json", revision=subject.revision)
     return json.loads(Path(found).read_text()) if isinstance(found, str) else None
+
+
+def _llama2c_description(name: str, subject: FromLlama2c, root: Path) -> dict[str, Any]:
+    for key in ("checkpoint", "tokenizer"):
+        path = root / getattr(subject, key)
+        if not path.is_file():
+            raise ConfigError(f"subjects.{name}.{key}: {path} does not exist")
+    from saeflow.subjects.llama2c import read_header
+
+    header = read_header(root / subject.checkpoint)
+    return {"model_type": "llama", "num_hidden_layers": header.layers}
 
 
 def _pretrained_description(name: str, subject: PretrainedHere, project: Path) -> dict[str, Any]:

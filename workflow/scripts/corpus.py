@@ -10,5 +10,5 @@ with job(snakemake.log[0], snakemake.threads):
     make_corpus(
         TypeAdapter(Corpus).validate_python(snakemake.params.settings),
         out=Path(snakemake.output[0]).parent,
-        root=Path(snakemake.params.data_dir) if snakemake.params.data_dir else None,
+        root=Path(snakemake.params.data_dir),
     )

@@ -1,0 +1,109 @@
+"""The real workflow at smoke scale: what it leaves, and what an edit makes run again."""
+
+import json
+
+import pytest
+import yaml
+from conftest import Edit
+
+from saeflow.artifacts import file_digest, read_manifest
+
+pytestmark = pytest.mark.workflow
+SAES = 2 * 4 * 2  # L0 x variants x seeds of config/scales/smoke.yaml
+
+
+def test_every_artefact_is_whole(smoke):
+    manifests = list((smoke.folder / "results/smoke").rglob("manifest.json"))
+    assert len(manifests) > SAES
+    for path in manifests:
+        read_manifest(path.parent, kind=json.loads(path.read_text())["kind"], deep=True)
+    assert not list((smoke.folder / "results").rglob(".tmp-*"))
+    assert not list((smoke.folder / "results").rglob("trainer"))
+
+
+@pytest.mark.parametrize("name", ["fig1", "fig3a", "fig3b", "fig3c"])
+def test_figures_come_in_every_format_with_their_data(smoke, name):
+    stem = smoke.folder / "results/smoke/figures/ortsae" / name
+    for suffix in (".svg", ".png", ".pdf", ".parquet", ".csv"):
+        assert stem.with_suffix(suffix).stat().st_size > 200
+
+
+def test_a_second_run_does_nothing(smoke):
+    assert smoke.planned() == {}
+
+
+def test_editing_plot_code_plots_again_and_nothing_else(smoke):
+    path = smoke.folder / "workflow/saeflow/figures/curves.py"
+    with Edit(path, "def draw_curve", "MARK = 1\n\n\ndef draw_curve"):
+        assert set(smoke.planned()) == {"figure", "report", "all"}
+    assert smoke.planned() == {}
+
+
+def test_comments_and_formatting_run_nothing(smoke):
+    path = smoke.folder / "workflow/saeflow/sae/trainer.py"
+    with Edit(path, "def train_sae", "# a remark\ndef train_sae"):
+        assert smoke.planned() == {}
+
+
+def test_editing_the_trainer_marks_the_saes(smoke):
+    path = smoke.folder / "workflow/saeflow/sae/trainer.py"
+    with Edit(path, "def train_sae", "MARK = 1\n\n\ndef train_sae"):
+        planned = smoke.planned()
+    assert planned["train_sae"] == SAES
+    assert not {"corpus", "pretrain_subject", "tokenise", "cache_activations"} & set(planned)
+
+
+def test_editing_a_figures_entry_plots_that_figure(smoke):
+    path = smoke.folder / "config/papers/ortsae.yaml"
+    with Edit(path, "Explained variance against sparsity", "Another heading"):
+        assert smoke.planned() == {"figure": 1, "report": 1, "all": 1}
+
+
+def test_one_variants_learning_rate_retrains_that_variant(smoke, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"variants": {"relu": {"training": {"learning_rate": 0.01}}}}))
+    planned = smoke.planned("--configfile", str(path))
+    assert planned["train_sae"] == 2 * 2
+    assert planned["evaluate_core"] == 2
+    outputs = smoke.planned_outputs("--configfile", str(path))
+    assert {p.split("/")[6] for p in outputs if "/saes/" in p} == {"relu"}
+    assert "cache_activations" not in planned
+
+
+def test_another_seed_trains_its_saes_only(smoke, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"seeds": [0, 1, 2]}))
+    assert smoke.planned("--configfile", str(path))["train_sae"] == SAES // 2
+
+
+def test_threads_and_memory_run_nothing(smoke):
+    assert smoke.planned("--set-resources", "train_sae:mem_mb=9000") == {}
+
+
+def test_an_sae_made_again_has_the_same_bytes(smoke):
+    folder = next((smoke.folder / "results/smoke/saes").rglob("ortsae/*/seed1"))
+    before = file_digest(folder / "sae_weights.safetensors")
+    (folder / "manifest.json").unlink()
+    (folder / "sae_weights.safetensors").unlink()
+    target = str((folder / "manifest.json").relative_to(smoke.folder))
+    result = smoke.snakemake(target)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert file_digest(folder / "sae_weights.safetensors") == before
+    smoke.snakemake()
+
+
+def test_a_truncated_shard_ends_with_the_file_and_the_cure(smoke):
+    shard = next((smoke.folder / "results/smoke/activations").rglob("shard-00000.parquet"))
+    sae = next((smoke.folder / "results/smoke/saes").rglob("relu/*/seed0/manifest.json"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:1000])
+    sae.unlink()
+    try:
+        result = smoke.snakemake(str(sae.relative_to(smoke.folder)))
+        assert result.returncode != 0
+        output = result.stdout + result.stderr
+        assert "shard-00000.parquet has 1000 bytes" in output
+        assert "rebuild it with" in output
+    finally:
+        shard.write_bytes(whole)
+        smoke.snakemake()

@@ -1,0 +1,28 @@
+from saeflow.job import job
+
+with job(snakemake.log[0], snakemake.threads):
+    from pathlib import Path
+
+    from saeflow.evaluation.core import evaluate_core
+    from saeflow.evaluation.rows import Point
+    from saeflow.evaluation.settings import CoreSettings
+
+    evaluate_core(
+        CoreSettings.model_validate(snakemake.params.settings),
+        dict(zip(snakemake.params.seeds, (Path(m).parent for m in snakemake.input.saes))),
+        subject=Path(snakemake.input.subject).parent,
+        tokens=Path(snakemake.input.tokens).parent,
+        activations=Path(snakemake.input.activations).parent,
+        point=Point(
+            paper=snakemake.params.paper,
+            subject=snakemake.wildcards.subject,
+            site=snakemake.wildcards.site,
+            corpus=snakemake.wildcards.corpus,
+            selection="all",
+            variant=snakemake.wildcards.variant,
+            d_sae=int(snakemake.wildcards.d_sae),
+            l0_target=int(snakemake.wildcards.l0),
+        ),
+        out=Path(snakemake.output[0]).parent,
+        device="cuda" if snakemake.resources.gpu else "cpu",
+    )
