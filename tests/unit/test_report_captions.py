@@ -27,7 +27,7 @@ def test_captions_render_as_snakemake_renders_them(name: str) -> None:
     )
     template = (CAPTIONS / f"{name}.rst").read_text(encoding="utf-8")
     text = Environment(undefined=StrictUndefined).from_string(template).render(snakemake=snakemake)
-    html = publish_parts(text, writer_name="html", settings_overrides={"halt_level": 2})["body"]
+    html = publish_parts(text, writer="html", settings_overrides={"halt_level": 2})["body"]
     assert "system-message" not in html
     if name in ("figure", "table"):
         assert "A title with d_sae_ and *stars*" in html
