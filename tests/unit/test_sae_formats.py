@@ -33,8 +33,8 @@ def test_a_saved_sae_loads_with_the_same_output(tmp_path, architecture):
     loaded = load_sae(tmp_path)
     for name, parameter in sae.named_parameters():
         assert torch.equal(loaded.get_parameter(name), parameter)
-    torch.testing.assert_close(loaded.encode(x_bd), sae.encode(x_bd), atol=1e-6, rtol=0)
-    torch.testing.assert_close(loaded(x_bd), sae(x_bd), atol=1e-6, rtol=0)
+    torch.testing.assert_close(loaded.encode(x_bd), sae.encode(x_bd), atol=1e-5, rtol=0)
+    torch.testing.assert_close(loaded(x_bd), sae(x_bd), atol=1e-5, rtol=0)
     cfg = json.loads((tmp_path / "cfg.json").read_text())
     assert cfg["architecture"] == architecture and (cfg["d_in"], cfg["d_sae"]) == (6, 10)
     assert cfg["metadata"]["model_name"] == "m" and cfg["metadata"]["sae_lens_version"]

@@ -19,14 +19,15 @@ from saeflow.sae.objectives import (
     matryoshka_groups,
     run_step,
 )
+from saeflow.sae.seeding import generator
 
 D, F, B, K = 12, 30, 16, 3
 STEPS = 100
 
 
 def random_sae(seed: int = 0) -> SAE:
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    stream = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=stream, dtype=torch.float64)  # noqa: E731
     W_dec = normalize(draw(F, D), dim=1)
     return SAE(W_dec.clone().t(), W_dec, 0.1 * draw(F), 0.1 * draw(D), nn.Identity())
 
@@ -75,8 +76,7 @@ def dense_losses(sae: SAE, x_bd: Tensor, name: str, terms) -> dict[str, Tensor]:
         losses["auxk"] = rest.square().sum(1).mean() / variance
     for term in terms:
         if isinstance(term, OrthogonalityPenalty):
-            generator = torch.Generator().manual_seed(term.seed * 1_000_003)
-            shuffled = torch.randperm(F, generator=generator)
+            shuffled = torch.randperm(F, generator=generator(term.seed, "orthogonality"))
             penalties = []
             for chunk in shuffled.tensor_split(term.chunks):
                 unit = normalize(sae.W_dec[chunk], dim=1)
@@ -117,7 +117,7 @@ def test_every_term_equals_the_dense_reference(name, seed):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_term_equals_finite_differences(name, seed):
     sae, x_bd = random_sae(seed), planted(B, d=D, seed=seed)[0].double()
-    generator = torch.Generator().manual_seed(seed)
+    stream = torch.Generator().manual_seed(seed)
     pairs = sparse_step(sae, x_bd, name).pairs
     still = sparse_step(sae, x_bd, name, fixed=pairs).prefixes_bgd.detach()
     for position in range(len(loss_terms(settings(name, d_sae=F, l0=K), D, STEPS))):
@@ -133,7 +133,7 @@ def test_every_term_equals_finite_differences(name, seed):
 
         analytic = gradients(sae, loss())
         for parameter, tensor in sae.named_parameters():
-            direction = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            direction = torch.randn(tensor.shape, generator=stream, dtype=torch.float64)
             with torch.no_grad():
                 tensor.add_(1e-6 * direction)
                 above = loss()

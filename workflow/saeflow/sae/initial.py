@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from saeflow.sae.model import SAE
+from saeflow.sae.seeding import generator
 from saeflow.sae.settings import SAESettings
 
 _RELU_EXCESS = 4.0
@@ -20,9 +21,8 @@ def initial_sae(settings: SAESettings, sample_nd: Tensor) -> SAE:
     spend a short training on leaving the d_sae / 2 of a zero bias. The inference activation is set
     when training ends.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
     d_in = sample_nd.shape[1]
-    W_dec = torch.randn(settings.d_sae, d_in, generator=generator)
+    W_dec = torch.randn(settings.d_sae, d_in, generator=generator(settings.seed, "weights"))
     W_dec /= W_dec.norm(dim=1, keepdim=True)
     b_dec = geometric_median(sample_nd)
     b_enc = torch.zeros(settings.d_sae)

@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 
 from saeflow.sae import settings as config
 from saeflow.sae.model import SAE
+from saeflow.sae.seeding import generator
 from saeflow.sae.sparse import Pairs, decode_pairs, encode_pairs
 
 _COSINE_ROWS = 1024
@@ -153,8 +154,8 @@ class OrthogonalityPenalty:
         """Return the penalty, or None between its turns."""
         if step.index % self.settings.every:
             return None
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step.index)
-        shuffled = torch.randperm(sae.d_sae, generator=generator).to(sae.W_dec.device)
+        draw = generator(self.seed, "orthogonality", step.index)
+        shuffled = torch.randperm(sae.d_sae, generator=draw).to(sae.W_dec.device)
         return self.of_chunks(sae.W_dec, shuffled.tensor_split(self.chunks))
 
     def of_chunks(self, W_dec: Tensor, chunks: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from saeflow.sae.objectives import Step, loss_terms, matryoshka_groups, run_step
 from saeflow.sae.settings import SAESettings, Training
 
 
-class NonFiniteLoss(FloatingPointError):
+class NonFiniteLoss(ValueError):
     """The loss is no number any more; the message gives the step and the place in the cache."""
 
 
@@ -182,7 +182,7 @@ def clip_gradients(sae: SAE, limit: float) -> None:
     """Scale all gradients so that their joint norm is at most `limit`."""
     gradients = [p.grad for p in sae.parameters() if p.grad is not None]
     squares = [total(g.square()) for g in gradients]
-    factor = limit / torch.stack(squares).sum().sqrt().clamp_min(limit)
+    factor = (limit / torch.stack(squares).sum().sqrt()).clamp_max(1.0)
     for gradient in gradients:
         gradient.mul_(factor)
 

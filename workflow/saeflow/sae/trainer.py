@@ -13,7 +13,14 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from saeflow.activations.stream import ActivationStream, estimate_scale, sample
-from saeflow.artifacts import MANIFEST, Clock, atomic_path, file_digest, write_manifest
+from saeflow.artifacts import (
+    MANIFEST,
+    Clock,
+    atomic_path,
+    file_digest,
+    read_manifest,
+    write_manifest,
+)
 from saeflow.fingerprint import fingerprint
 from saeflow.preempt import EXIT_CODE, StopRequest, preemptible
 from saeflow.progress import Progress, say
@@ -44,6 +51,8 @@ def train_sae(
     name, context size, ...) goes into `cfg.json`. Raises NonFiniteLoss, and what the reader raises.
     """
     clock, activations, out = Clock(), Path(activations), Path(out)
+    for leftover in out.glob(".tmp-*"):  # of a run that was killed while it wrote
+        leftover.unlink()
     identity: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),
         "site": site,
@@ -56,6 +65,7 @@ def train_sae(
         run.train(activations, site, stop)
     last = run.log[-1]
     described = {
+        **_source(activations),
         "hook_name": site,
         "hf_hook_name": site,
         "training_architecture": settings.variant.label,
@@ -77,6 +87,13 @@ def train_sae(
         clock=clock,
     )
     shutil.rmtree(out / TRAINER, ignore_errors=True)
+
+
+def _source(activations: Path) -> dict[str, str]:
+    """Return what the cache's manifest says of its subject and corpus, for `cfg.json`."""
+    inputs = read_manifest(activations, kind="activations")["inputs"]
+    keys = {"subject": "model_name", "tokens": "dataset_path"}
+    return {key: Path(inputs[name]["path"]).name for name, key in keys.items() if name in inputs}
 
 
 def new_trainer(

@@ -1,0 +1,207 @@
+"""The training job: what it leaves behind, and that no interruption changes it."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from sae_planted import SITE, planted, planted_cache, settings
+from safetensors import safe_open
+
+from saeflow.activations.stream import ActivationStream
+from saeflow.artifacts import read_manifest
+from saeflow.evaluation.rows import SCHEMA
+from saeflow.sae.checkpoint import STATE
+from saeflow.sae.formats import WEIGHTS, load_sae
+from saeflow.sae.optimisation import NonFiniteLoss, Trainer
+from saeflow.sae.settings import SAESettings
+from saeflow.sae.timing import time_variants
+from saeflow.sae.trainer import train_sae
+
+JOB = """
+import json, os, sys
+import torch
+os.fsync = lambda handle: None  # a killed process loses no page; only a power cut would
+torch.set_num_threads(1)
+from saeflow.sae.settings import SAESettings
+from saeflow.sae.trainer import train_sae
+settings = SAESettings.model_validate(json.loads(sys.argv[1]))
+train_sae(settings, sys.argv[2], sys.argv[3], sys.argv[4])
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return planted_cache(tmp_path_factory.mktemp("cache"), planted(1000)[0])
+
+
+def short(name: str = "batchtopk", steps: int = 40, **training) -> SAESettings:
+    return settings(name, tokens=steps * 64, dead_after_tokens=640, **training)
+
+
+def start(config: SAESettings, cache: Path, out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", JOB, config.model_dump_json(), str(cache), SITE, str(out)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE)
+
+
+def wait_for_checkpoint(process: subprocess.Popen[bytes], out: Path) -> None:
+    """Return once this process has written a state of its own."""
+    state = out / "trainer" / STATE
+    before = state.stat().st_mtime_ns if state.exists() else None
+    deadline = time.monotonic() + 60
+    while not state.exists() or state.stat().st_mtime_ns == before:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_finished_folder_has_weights_log_and_manifest(tmp_path, cache):
+    train_sae(short("ortsae"), cache, SITE, tmp_path, metadata={"context_size": 128})
+    manifest = read_manifest(tmp_path, kind="sae", deep=True)
+    assert set(manifest["files"]) == {"cfg.json", WEIGHTS, "log.parquet"}
+    assert {p.name for p in tmp_path.iterdir()} == {*manifest["files"], "manifest.json"}
+    assert load_sae(tmp_path).d_sae == 64
+    metadata = json.loads((tmp_path / "cfg.json").read_text())["metadata"]
+    assert (metadata["hook_name"], metadata["context_size"]) == (SITE, 128)
+    log = pq.read_table(tmp_path / "log.parquet").to_pydict()
+    assert log["step"] == list(range(1, 41)) and log["tokens"][-1] == 40 * 64
+    assert log["explained_variance"][-1] > log["explained_variance"][0]
+    assert log["loss_orthogonality"][0] > log["loss_orthogonality"][-1] > 0
+    terms = {"loss_reconstruction", "loss_auxk", "learning_rate", "dead_latents", "seconds", "l0"}
+    assert terms <= set(log)
+
+
+def test_a_long_training_logs_about_every_hundredth(tmp_path, cache):
+    train_sae(short(steps=250), cache, SITE, tmp_path)
+    steps = pq.read_table(tmp_path / "log.parquet")["step"].to_pylist()
+    assert 100 <= len(steps) <= 130 and steps[-1] == 250
+
+
+@pytest.mark.parametrize("name", ["relu", "ortsae"])
+def test_kill_9_at_random_moments_does_not_change_the_weights(tmp_path, cache, name):
+    config = short(name, steps=200, checkpoint_minutes=0)
+    train_sae(short(name, steps=200), cache, SITE, tmp_path / "whole")
+    out, draw = tmp_path / "killed", random.Random(name)
+    for _ in range(3):
+        process = start(config, cache, out)
+        wait_for_checkpoint(process, out)
+        time.sleep(draw.random() * 0.1)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL and not (out / "manifest.json").exists()
+    train_sae(config, cache, SITE, out)
+    assert (out / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+    log = [pq.read_table(f / "log.parquet").drop(["seconds"]) for f in (out, tmp_path / "whole")]
+    assert log[0].equals(log[1])
+    left = {"cfg.json", WEIGHTS, "log.parquet", "manifest.json"}
+    assert {path.name for path in out.iterdir()} == left
+
+
+def test_sigterm_saves_and_leaves_with_143(tmp_path, cache):
+    process = start(short(steps=100_000, checkpoint_minutes=1e-3), cache, tmp_path)
+    wait_for_checkpoint(process, tmp_path)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143 and not (tmp_path / "manifest.json").exists()
+    with safe_open(tmp_path / "trainer" / STATE, framework="pt") as file:
+        saved = json.loads(file.metadata()["saeflow"])["numbers"]["trainer"]["index"]
+    assert f"stopped on SIGTERM after step {saved:,}".encode() in said
+
+
+def interrupt_after(monkeypatch, steps: int) -> None:
+    """Let the trainer fail after so many further steps, as a stand-in for a crash."""
+    original, taken = Trainer.step, iter(range(steps))
+
+    def step(self, raw_bd):
+        if next(taken, None) is None:
+            raise KeyboardInterrupt
+        return original(self, raw_bd)
+
+    monkeypatch.setattr(Trainer, "step", step)
+
+
+def test_a_state_of_other_settings_is_left_aside_with_a_line(tmp_path, cache, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 10)
+        with pytest.raises(KeyboardInterrupt):
+            train_sae(short(checkpoint_minutes=0), cache, SITE, tmp_path / "a")
+    other = short(checkpoint_minutes=0, learning_rate=1e-3)
+    train_sae(other, cache, SITE, tmp_path / "a")
+    assert "belongs to another training (other settings)" in capsys.readouterr().err
+    train_sae(other, cache, SITE, tmp_path / "b")
+    assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes()
+
+
+def test_a_damaged_state_is_left_aside_with_a_line(tmp_path, cache, capsys):
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / STATE).write_bytes(b"\x10\0\0\0\0\0\0\0 not a header")
+    train_sae(short(), cache, SITE, tmp_path)
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_resume_reads_on_where_the_data_stopped(tmp_path, cache, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 25)
+        with pytest.raises(KeyboardInterrupt):
+            train_sae(short(checkpoint_minutes=0), cache, SITE, tmp_path)
+    seen = []
+    original = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, x: seen.append(x) or original(self, x))
+    train_sae(short(checkpoint_minutes=0), cache, SITE, tmp_path)
+    assert len(seen) == 15
+    with ActivationStream(cache, SITE, batch_size=64, seed=0) as stream:
+        expected = [next(stream) for _ in range(40)][25:]
+    assert all(np.array_equal(a, b) for a, b in zip(seen, expected, strict=True))
+
+
+def test_a_non_finite_cache_names_batch_and_folder(tmp_path):
+    rows, _ = planted(640)
+    rows[100, 3] = float("inf")
+    bad = planted_cache(tmp_path / "cache", rows)
+    config = short(input_scaling="none")
+    with pytest.raises(NonFiniteLoss, match=r"step \d+.*batch \d+ of 64 rows of .*cache"):
+        train_sae(config, bad, SITE, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+ORIGIN = {"paper": "p", "subject": "s", "corpus": "c", "split": "train", "selection": "all"}
+
+
+def test_timing_is_tidy_and_interleaved(tmp_path, cache, monkeypatch):
+    order = []
+    original = Trainer.step
+    monkeypatch.setattr(
+        Trainer,
+        "step",
+        lambda self, x: order.append(self.settings.variant.label) or original(self, x),
+    )
+    variants = {"batchtopk": short(), "ortsae": short("ortsae")}
+    time_variants(variants, cache, SITE, tmp_path, rounds=3, steps=4, origin=ORIGIN)
+    read_manifest(tmp_path, kind="timing", deep=True)
+    table = pq.read_table(tmp_path / "timing.parquet")
+    assert table.schema.equals(SCHEMA)
+    rows = table.to_pylist()
+    assert sorted((r["variant"], r["seed"]) for r in rows) == [
+        (v, s) for v in ("batchtopk", "ortsae") for s in range(3)
+    ]
+    assert all(0 < r["value"] < 10 and r["n"] == 4 for r in rows)
+    assert {r["metric"] for r in rows} == {"step_seconds"}
+    changes = [a for a, b in zip(order, ["", *order], strict=False) if a != b]
+    assert len(order) == 2 * 4 * 4 and len(changes) >= 4
+
+
+def test_timing_refuses_rounds_of_unequal_work(tmp_path, cache):
+    with pytest.raises(ValueError, match=r"steps 5 is no multiple of .*every 2 of ortsae"):
+        time_variants(
+            {"ortsae": short("ortsae")}, cache, SITE, tmp_path, rounds=1, steps=5, origin=ORIGIN
+        )
+    with pytest.raises(ValueError, match=r"one batch_size.*\[32, 64\]"):
+        variants = {"a": short(), "b": short(batch_size=32)}
+        time_variants(variants, cache, SITE, tmp_path, rounds=1, steps=4, origin=ORIGIN)
