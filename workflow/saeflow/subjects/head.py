@@ -57,7 +57,7 @@ def token_kl(subject: Subject, clean_btd: Tensor, other_btd: Tensor) -> Tensor:
 def _logit_blocks(subject: Subject, states_btd: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield (rows, logits (n, V) in float32) over the b*t positions in order."""
     states = states_btd.reshape(-1, states_btd.shape[-1])
-    size = max(1, LOGIT_BYTES // (4 * subject.config.vocab_size))
+    size = max(1, LOGIT_BYTES // (4 * subject.config.get_text_config().vocab_size))
     for start in range(0, len(states), size):
         rows = slice(start, start + size)
         yield rows, logits(subject, states[None, rows])[0].float()

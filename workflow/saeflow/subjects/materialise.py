@@ -157,15 +157,16 @@ def _point_at_hub(settings: FromHub, out: Path) -> Made:
 def _check(settings: SubjectSettings, out: Path) -> None:
     where = location(out, settings.model_dump())
     config = AutoConfig.from_pretrained(**where)
-    longest = getattr(config, "max_position_embeddings", None)
+    text = config.get_text_config()
+    longest = getattr(text, "max_position_embeddings", None)
     if longest is not None and settings.context > longest:
         raise ArtifactError(
             f"{out}: context {settings.context} is more than the model's {longest} positions"
         )
     tokenizer = AutoTokenizer.from_pretrained(**where)
-    if len(tokenizer) > config.vocab_size:
+    if len(tokenizer) > text.vocab_size:
         raise ArtifactError(
-            f"{out}: the tokenizer has {len(tokenizer)} entries, the model {config.vocab_size}"
+            f"{out}: the tokenizer has {len(tokenizer)} entries, the model {text.vocab_size}"
         )
     if settings.prepend_bos and tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise ArtifactError(f"{out}: prepend_bos: the tokenizer has no begin or end token")
