@@ -11,9 +11,6 @@ rule tokenise:
         corpus=manifest(P.corpus("{corpus}")),
     output:
         manifest(P.tokens("{subject}", "{corpus}")),
-    params:
-        settings=subject_settings,
-        code=fingerprint("saeflow.subjects.tokenise"),
     log:
         P.log("tokenise", "{subject}-{corpus}"),
     benchmark:
@@ -22,6 +19,9 @@ rule tokenise:
     resources:
         mem_mb=3000,
         runtime=60,
+    params:
+        settings=subject_settings,
+        code=fingerprint("saeflow.subjects.tokenise"),
     script:
         "../scripts/tokenise.py"
 
@@ -32,10 +32,6 @@ rule cache_activations:
         tokens=manifest(P.tokens("{subject}", "{corpus}")),
     output:
         manifest(P.activations("{subject}", "{corpus}", "{split}")),
-    params:
-        settings=plain(CFG.activations),
-        sites=subject_sites,
-        code=fingerprint("saeflow.activations.write"),
     log:
         P.log("cache_activations", "{subject}-{corpus}-{split}"),
     benchmark:
@@ -45,5 +41,9 @@ rule cache_activations:
         mem_mb=3000,
         runtime=240,
         gpu=0,
+    params:
+        settings=plain(CFG.activations),
+        sites=subject_sites,
+        code=fingerprint("saeflow.activations.write"),
     script:
         "../scripts/cache_activations.py"

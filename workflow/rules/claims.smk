@@ -6,7 +6,10 @@ def grid_rows(paper, name):
     section = CFG.paper(paper)
     timings = [t for t, timing in section.timings.items() if timing.grid == name]
     return [
-        *(f"{P.core(point.path)}/core.parquet" for point in CFG.points(section.grids[name])),
+        *(
+            f"{P.core(point.path)}/core.parquet"
+            for point in CFG.points(section.grids[name])
+        ),
         *(f"{P.timing(paper, timing)}/timing.parquet" for timing in timings),
     ]
 
@@ -55,12 +58,6 @@ rule claims:
             labels={"claims": "{paper}"},
             caption="../report/claims.rst",
         ),
-    params:
-        claims=claims_by_grid,
-        grids=claims_grids,
-        rows=claims_rows,
-        title=claims_title,
-        code=fingerprint("saeflow.claims", "saeflow.claims_table"),
     log:
         P.log("claims", "{paper}"),
     benchmark:
@@ -69,5 +66,11 @@ rule claims:
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        claims=claims_by_grid,
+        grids=claims_grids,
+        rows=claims_rows,
+        title=claims_title,
+        code=fingerprint("saeflow.claims", "saeflow.claims_table"),
     script:
         "../scripts/claims.py"

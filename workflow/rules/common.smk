@@ -23,7 +23,9 @@ try:
     CFG = load_config(config, PROJECT / "config")
     check_files(CFG, PROJECT)
 except ConfigError as error:
-    raise WorkflowError(f"the configuration is wrong, nothing was started:\n{error}") from error
+    raise WorkflowError(
+        f"the configuration is wrong, nothing was started:\n{error}"
+    ) from error
 
 P = Paths(CFG.root)
 

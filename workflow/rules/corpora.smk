@@ -22,10 +22,6 @@ rule corpus:
         corpus_input,
     output:
         manifest(P.corpus("{corpus}")),
-    params:
-        settings=corpus_settings,
-        data_dir=str(CFG.data_dir or "."),
-        code=corpus_code,
     log:
         P.log("corpus", "{corpus}"),
     benchmark:
@@ -34,5 +30,9 @@ rule corpus:
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        settings=corpus_settings,
+        data_dir=str(CFG.data_dir or "."),
+        code=corpus_code,
     script:
         "../scripts/corpus.py"

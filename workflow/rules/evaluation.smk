@@ -24,11 +24,6 @@ rule evaluate_core:
         activations=manifest(P.activations("{subject}", "{corpus}", "train")),
     output:
         manifest(P.core(POINT)),
-    params:
-        settings=plain(CFG.evaluation.core),
-        seeds=list(CFG.seeds),
-        paper=point_paper,
-        code=fingerprint("saeflow.evaluation.core"),
     log:
         P.log("evaluate_core", POINT),
     benchmark:
@@ -38,5 +33,10 @@ rule evaluate_core:
         mem_mb=2500,
         runtime=120,
         gpu=0,
+    params:
+        settings=plain(CFG.evaluation.core),
+        seeds=list(CFG.seeds),
+        paper=point_paper,
+        code=fingerprint("saeflow.evaluation.core"),
     script:
         "../scripts/evaluate_core.py"

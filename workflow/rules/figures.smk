@@ -77,10 +77,6 @@ rule figure:
         expand(
             P.figure("{{paper}}", "{{name}}") + ".{suffix}", suffix=FIGURE_SUFFIXES[1:]
         ),
-    params:
-        settings=figure_settings,
-        context=figure_context,
-        code=fingerprint("saeflow.figures.draw"),
     log:
         P.log("figure", "{paper}-{name}"),
     benchmark:
@@ -89,6 +85,10 @@ rule figure:
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        settings=figure_settings,
+        context=figure_context,
+        code=fingerprint("saeflow.figures.draw"),
     script:
         "../scripts/figure.py"
 
@@ -107,10 +107,6 @@ rule table:
         expand(
             P.table("{{paper}}", "{{name}}") + ".{suffix}", suffix=TABLE_SUFFIXES[1:]
         ),
-    params:
-        settings=table_settings,
-        context=table_context,
-        code=fingerprint("saeflow.figures.tables"),
     log:
         P.log("table", "{paper}-{name}"),
     benchmark:
@@ -119,5 +115,9 @@ rule table:
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        settings=table_settings,
+        context=table_context,
+        code=fingerprint("saeflow.figures.tables"),
     script:
         "../scripts/table.py"

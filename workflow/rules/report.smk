@@ -77,9 +77,6 @@ rule report:
         report_input(),
     output:
         P.report(),
-    params:
-        settings=report_settings,
-        code=fingerprint("saeflow.report.build"),
     log:
         P.log("report", "report"),
     benchmark:
@@ -88,18 +85,21 @@ rule report:
     resources:
         mem_mb=1000,
         runtime=10,
+    params:
+        settings=report_settings,
+        code=fingerprint("saeflow.report.build"),
     script:
         "../scripts/report.py"
 
 
 rule list_targets:
-    params:
-        config=CFG.model_dump_json(),
     log:
         P.log("list_targets", "list_targets"),
     threads: 1
     resources:
         mem_mb=500,
         runtime=5,
+    params:
+        config=CFG.model_dump_json(),
     shell:
         "python workflow/scripts/list_targets.py {params.config:q} 2> {log}"

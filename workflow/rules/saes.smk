@@ -3,7 +3,12 @@
 
 def sae_settings(wildcards):
     return plain(
-        CFG.sae(wildcards.variant, int(wildcards.d_sae), int(wildcards.l0), int(wildcards.seed))
+        CFG.sae(
+            wildcards.variant,
+            int(wildcards.d_sae),
+            int(wildcards.l0),
+            int(wildcards.seed),
+        )
     )
 
 
@@ -38,9 +43,6 @@ rule train_sae:
         manifest(P.activations("{subject}", "{corpus}", "train")),
     output:
         manifest(P.sae(POINT, "{seed}")),
-    params:
-        settings=sae_settings,
-        code=fingerprint("saeflow.sae.trainer"),
     log:
         P.log("train_sae", f"{POINT}-seed{{seed}}"),
     benchmark:
@@ -50,6 +52,9 @@ rule train_sae:
         mem_mb=1500,
         runtime=720,
         gpu=0,
+    params:
+        settings=sae_settings,
+        code=fingerprint("saeflow.sae.trainer"),
     script:
         "../scripts/train_sae.py"
 
@@ -59,9 +64,6 @@ rule time_variants:
         timing_activations,
     output:
         manifest(P.timing("{paper}", "{name}")),
-    params:
-        settings=timing_settings,
-        code=fingerprint("saeflow.sae.timing"),
     log:
         P.log("time_variants", "{paper}-{name}"),
     benchmark:
@@ -72,5 +74,8 @@ rule time_variants:
         mem_mb=2000,
         runtime=60,
         gpu=0,
+    params:
+        settings=timing_settings,
+        code=fingerprint("saeflow.sae.timing"),
     script:
         "../scripts/time_variants.py"

@@ -25,21 +25,21 @@ rule pretrain_subject:
         mixture_corpora,
     output:
         manifest(P.subject("{subject}")),
-    wildcard_constraints:
-        subject=one_of(PRETRAINED),
-    params:
-        settings=subject_settings,
-        root=subject_paths,
-        code=fingerprint("saeflow.subjects.materialise"),
     log:
         P.log("pretrain_subject", "{subject}"),
     benchmark:
         P.benchmark("pretrain_subject", "{subject}")
+    wildcard_constraints:
+        subject=one_of(PRETRAINED),
     threads: max(1, workflow.cores or 1)
     resources:
         mem_mb=4000,
         runtime=240,
         gpu=0,
+    params:
+        settings=subject_settings,
+        root=subject_paths,
+        code=fingerprint("saeflow.subjects.materialise"),
     script:
         "../scripts/subject.py"
 
@@ -47,20 +47,20 @@ rule pretrain_subject:
 rule load_subject:
     output:
         manifest(P.subject("{subject}")),
-    wildcard_constraints:
-        subject=one_of([name for name in CFG.subjects if name not in PRETRAINED]),
-    params:
-        settings=subject_settings,
-        root=subject_paths,
-        code=fingerprint("saeflow.subjects.materialise"),
     log:
         P.log("load_subject", "{subject}"),
     benchmark:
         P.benchmark("load_subject", "{subject}")
+    wildcard_constraints:
+        subject=one_of([name for name in CFG.subjects if name not in PRETRAINED]),
     threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
         gpu=0,
+    params:
+        settings=subject_settings,
+        root=subject_paths,
+        code=fingerprint("saeflow.subjects.materialise"),
     script:
         "../scripts/subject.py"

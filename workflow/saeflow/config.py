@@ -192,10 +192,25 @@ class Config(Settings):
                     drawn = self._shown_variants(section, shown)
                     for variant in shown.variants:
                         yield f"{where}.variants", variant, drawn
+            for claim in section.claims:
+                where = f"{paper}.claims.{claim.id}"
+                yield f"{where}.grid", claim.grid, list(section.grids)
+                measured = self._measured_variants(section, claim.grid)
+                for variant in claim.variants:
+                    yield f"{where}.variants", variant, measured
             for name, timing in section.timings.items():
                 yield f"{paper}.timings.{name}.grid", timing.grid, list(section.grids)
                 for variant in timing.variants:
                     yield f"{paper}.timings.{name}.variants", variant, variants
+
+    @staticmethod
+    def _measured_variants(section: Paper, grid: str) -> list[str]:
+        """Variants of a grid and of its timings: those that a claim may compare."""
+        variants = dict.fromkeys(section.grids[grid].variants if grid in section.grids else ())
+        for timing in section.timings.values():
+            if timing.grid == grid:
+                variants.update(dict.fromkeys(timing.variants))
+        return list(variants)
 
     @staticmethod
     def _shown_variants(section: Paper, shown: Shown) -> list[str]:
