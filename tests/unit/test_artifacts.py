@@ -1,5 +1,4 @@
 import json
-import os
 
 import pytest
 
@@ -80,7 +79,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert json.loads(path.read_text()) == {"a": 1}
-    assert os.listdir(tmp_path) == ["x.json"]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_a_manifest_over_a_missing_file_is_refused(tmp_path):
@@ -91,4 +90,4 @@ def test_a_manifest_over_a_missing_file_is_refused(tmp_path):
 
 def test_clearing_a_folder_removes_what_was_left(folder):
     clear_folder(folder)
-    assert os.listdir(folder) == []
+    assert not list(folder.iterdir())

@@ -49,9 +49,7 @@ class Point(Settings):
     @property
     def path(self) -> str:
         """The point's place below `saes/` and `metrics/core/`."""
-        return (
-            f"{self.subject}/{self.site}/{self.corpus}/{self.variant}/d{self.d_sae}-l0_{self.l0}"
-        )
+        return f"{self.subject}/{self.site}/{self.corpus}/{self.variant}/d{self.d_sae}-l0_{self.l0}"
 
 
 class Grid(Settings):
@@ -172,7 +170,8 @@ class Config(Settings):
         return self
 
     def _references(self) -> Iterator[tuple[str, str, list[str]]]:
-        corpora, subjects, variants = map(list, (self.corpora, self.subjects, self.variants))
+        corpora, subjects = list(self.corpora), list(self.subjects)
+        variants = list(self.variants)
         for name, subject in self.subjects.items():
             if subject.source == "pretrain" and subject.pretrain:
                 for corpus in subject.training.mixture:
@@ -276,11 +275,13 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        if both and key not in _MAPPINGS_REPLACED and not _other_kind(old, value):
-            merged[key] = merge(old, value)
-        else:
-            merged[key] = value
+        mergeable = (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and key not in _MAPPINGS_REPLACED
+            and not _other_kind(old, value)
+        )
+        merged[key] = merge(dict(old or {}), value) if mergeable else value
     return merged
 
 

@@ -4,6 +4,7 @@ with job(snakemake.log[0], snakemake.threads):
     from pathlib import Path
 
     from pydantic import TypeAdapter
+
     from saeflow.corpora.documents import make_corpus
     from saeflow.corpora.settings import Corpus
 

@@ -9,7 +9,9 @@ with job(snakemake.log[0], snakemake.threads):
 
     evaluate_core(
         CoreSettings.model_validate(snakemake.params.settings),
-        dict(zip(snakemake.params.seeds, (Path(m).parent for m in snakemake.input.saes))),
+        dict(
+            zip(snakemake.params.seeds, (Path(m).parent for m in snakemake.input.saes), strict=True)
+        ),
         subject=Path(snakemake.input.subject).parent,
         tokens=Path(snakemake.input.tokens).parent,
         activations=Path(snakemake.input.activations).parent,

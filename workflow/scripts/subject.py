@@ -4,6 +4,7 @@ with job(snakemake.log[0], snakemake.threads):
     from pathlib import Path
 
     from pydantic import TypeAdapter
+
     from saeflow.subjects.materialise import make_subject
     from saeflow.subjects.settings import SubjectSettings
 
