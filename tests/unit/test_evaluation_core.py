@@ -122,7 +122,7 @@ def write_cache_manifest(folder: Path, thresholds: dict[str, float] | None) -> N
     write_manifest(
         folder,
         kind="activations",
-        settings={"skip_positions": 1},
+        settings={"activations": {"skip_positions": 1}},
         files=[],
         stats={"sink_thresholds": thresholds},
     )

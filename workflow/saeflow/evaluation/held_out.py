@@ -42,7 +42,7 @@ def read_exclusion(cache: Path, special_ids: frozenset[int]) -> Exclusion:
     Raises ArtifactError if the cache is unfinished or damaged.
     """
     manifest = read_manifest(cache, kind="activations")
-    skip_positions = manifest["settings"]["skip_positions"]
+    skip_positions = manifest["settings"]["activations"]["skip_positions"]
     return Exclusion(special_ids, skip_positions, manifest["stats"]["sink_thresholds"] or {})
 
 
