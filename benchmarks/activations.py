@@ -23,6 +23,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 from saeflow.activations.partial import Partial
@@ -49,7 +51,7 @@ SITES = ["gpt_neox.layers.3"]
 
 
 def make_subject(shape: Mapping[str, int]) -> Subject:
-    """A GPT-NeoX of six layers with random weights; no text is read, so no tokenizer either."""
+    """A GPT-NeoX of six layers with random weights; its tokenizer only says that 0 is special."""
     torch.manual_seed(0)
     model = GPTNeoXForCausalLM(
         GPTNeoXConfig(
@@ -58,12 +60,9 @@ def make_subject(shape: Mapping[str, int]) -> Subject:
         )
     )  # fmt: skip
     model.requires_grad_(False)
-    tokenizer = PreTrainedTokenizerFast.__new__(PreTrainedTokenizerFast)
-    return _NoSpecialTokens("random", model.eval(), tokenizer, CONTEXT, prepend_bos=True)
-
-
-class _NoSpecialTokens(Subject):
-    special_ids = frozenset({0})  # type: ignore[assignment]
+    words = Tokenizer(WordLevel({"<eos>": 0}, unk_token="<eos>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>")
+    return Subject("random", model.eval(), tokenizer, CONTEXT, prepend_bos=True)
 
 
 def make_tokens(path: Path, tokens: int) -> None:
@@ -173,16 +172,17 @@ def measure_reading(folder: Path, rows: int = 131_072, width: int = 512, rounds:
     )
 
     def stream() -> None:
-        with ActivationStream(folder, "site", batch_size=2048, seed=0) as batches:
-            for _ in range(rows // 2048):
-                next(batches)
+        for _ in range(rows // 2048):
+            next(batches)
 
     def pyarrow() -> None:
         file = pq.ParquetFile(plain)
         for group in range(file.num_row_groups):
             file.read_row_group(group, columns=["site"])
 
-    taken = take_turns({"stream": stream, "pyarrow": pyarrow}, rounds)
+    # Opened once, so that what is read ahead in one round is delivered in the next.
+    with ActivationStream(folder, "site", batch_size=2048, seed=0) as batches:
+        taken = take_turns({"stream": stream, "pyarrow": pyarrow}, rounds)
     megabytes = acts.nbytes / 1e6
     return {
         "stream_megabytes_per_second": megabytes / min(taken["stream"]),
@@ -235,7 +235,7 @@ def main() -> None:
     """Run all measurements."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    parser.add_argument("--tokens", type=int, default=40_000, help="tokens cached in a round")
+    parser.add_argument("--tokens", type=int, default=32_000, help="tokens cached in a round")
     parser.add_argument("--rounds", type=int, default=4)
     arguments = parser.parse_args()
     keep_freed_memory()
