@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from saeflow.activations.settings import ActivationSettings
 from saeflow.activations.shards import group_rows, write_shard
 from saeflow.artifacts import write_manifest
 from saeflow.sae.settings import L1, AuxK, Matryoshka, Orthogonality, SAESettings, Training, Variant
+from saeflow.sae.trainer import train_sae
 
 SITE = "layers.1"
 VARIANTS = {
@@ -85,3 +88,12 @@ def planted_cache(folder: Path, rows_nd: Tensor) -> Path:
         },
     )
     return folder
+
+
+def training_job(config: dict[str, Any], cache: Path, out: Path) -> None:
+    """Run one training in a process of its own, with standard error in a file."""
+    os.fsync = lambda handle: None  # a killed process loses no page; only a power cut would
+    torch.set_num_threads(1)
+    out.mkdir(exist_ok=True)
+    with (out / "stderr.txt").open("w") as sys.stderr:
+        train_sae(SAESettings.model_validate(config), cache, SITE, out)

@@ -10,14 +10,15 @@ from saeflow.settings import Settings
 
 
 class L1(Settings):
-    """Sum of latent activations, weighted by decoder norms if these are free (ReLU SAEs)."""
+    """Sum of latent activations (decoder rows have unit norm, so none is weighted)."""
 
     coefficient: PositiveFloat = 1e-2
     """The penalty's weight; where `match_l0` is on, its starting value."""
     match_l0: bool = True
     """Steer the coefficient until the batch L0 meets the grid's L0, then freeze it."""
-    match_rate: PositiveFloat = 0.05
-    """Relative change of the coefficient per step at an L0 that is off by one e-fold."""
+    match_rate: PositiveFloat = 0.01
+    """Relative change of the coefficient per step where L0 is off by a factor of e or more; about
+    ten times the learning rate settles, fifty times swings."""
     match_until: float = Field(default=0.8, gt=0, le=1)
     """Share of the training after which the coefficient is frozen."""
 
@@ -49,7 +50,7 @@ class Orthogonality(Settings):
 
     gamma: PositiveFloat = 0.25
     """Weight of the penalty when it is evaluated at every step."""
-    chunk_size: PositiveInt = 8192
+    chunk_size: int = Field(default=8192, ge=2)
     """Latents compared with one another; K = ceil(d_sae / chunk_size)."""
     every: PositiveInt = 1
     """Evaluate at every n-th step with n times gamma (5 is the paper's cheap variant)."""
