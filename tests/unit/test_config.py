@@ -51,8 +51,24 @@ def test_the_paper_scale_is_the_papers_grid():
             ["ortsae.grids.main.subject", "'gpt5'", "desk"],
         ),
         (
-            {"ortsae": {"grids": {"main": {"site": "transformer.h.3"}}}},
-            ["ortsae.grids.main.site", "'transformer.h.3'", "gpt_neox.layers"],
+            {
+                "ortsae": {
+                    "claims": [
+                        {
+                            "id": "x",
+                            "grid": "man",
+                            "statement": "",
+                            "source": "",
+                            "chain": {"metric": "l0", "ascending": ["relu", "ortsae"]},
+                        }
+                    ]
+                }
+            },
+            ["ortsae.claims.x.grid", "'man'", "main"],
+        ),
+        (
+            {"ortsae": {"figures": {"fig3a": {"variants": ["relu", "topk"]}}}},
+            ["ortsae.figures.fig3a.variants", "'topk'", "matryoshka"],
         ),
         ({"variants": {"relu": {"l1": None}}}, ["variants.relu", "needs an l1 section"]),
         (
@@ -82,6 +98,7 @@ def test_a_mistake_is_named_with_key_value_and_what_is_allowed(changes, parts):
 def test_broken_yaml_is_named_with_its_line(tmp_path):
     folder = tmp_path / "config"
     (folder / "scales").mkdir(parents=True)
+    (folder / "variants.yaml").write_text("variants: {}")
     (folder / "scales/desk.yaml").write_text("a: [1,\nb: 2")
     with pytest.raises(ConfigError, match=r"desk\.yaml is not valid YAML.*line 2"):
         load_config({"scale": "desk"}, folder)

@@ -259,6 +259,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Return a YAML file's mapping; raises ConfigError naming the file and the line."""
     try:
         tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
