@@ -18,6 +18,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/inputs.smk"
 include: "workflow/rules/corpora.smk"
 include: "workflow/rules/subjects.smk"
 include: "workflow/rules/activations.smk"

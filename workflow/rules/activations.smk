@@ -1,10 +1,6 @@
 # Documents -> tokens -> activations of all sites in one forward pass.
 
 
-def subject_sites(wildcards):
-    return list(CFG.subjects[wildcards.subject].sites)
-
-
 rule tokenise:
     input:
         subject=manifest(P.subject("{subject}")),
@@ -15,6 +11,8 @@ rule tokenise:
         P.log("tokenise", "{subject}-{corpus}"),
     benchmark:
         P.benchmark("tokenise", "{subject}-{corpus}")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 2
     resources:
         mem_mb=3000,
@@ -36,6 +34,8 @@ rule cache_activations:
         P.log("cache_activations", "{subject}-{corpus}-{split}"),
     benchmark:
         P.benchmark("cache_activations", "{subject}-{corpus}-{split}")
+    conda:
+        "../../envs/cpu.yaml"
     threads: max(1, workflow.cores or 1)
     resources:
         mem_mb=3000,

@@ -9,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 try:
     from saeflow.config import ConfigError, load_config
     from saeflow.fingerprint import fingerprint
+    from saeflow.job import share_library
     from saeflow.paths import FIGURE_SUFFIXES, POINT, TABLE_SUFFIXES, Paths
     from saeflow.preflight import check_files, corpus_files, subject_root
 except ModuleNotFoundError as error:
@@ -17,6 +18,7 @@ except ModuleNotFoundError as error:
         "run `make install` (or `pip install -e .`) and call snakemake from that environment"
     ) from error
 
+share_library()
 PROJECT = Path(os.path.relpath(workflow.basedir))
 
 try:

@@ -1,22 +1,6 @@
 # Sources -> documents.
 
 
-def corpus_settings(wildcards):
-    return plain(CFG.corpora[wildcards.corpus])
-
-
-def corpus_code(wildcards):
-    source = CFG.corpora[wildcards.corpus].source.replace("-", "_")
-    modules = ["documents", source]
-    if source in ("biographies", "facts"):
-        modules.append("generated")
-    return fingerprint(*(f"saeflow.corpora.{module}" for module in modules))
-
-
-def corpus_input(wildcards):
-    return corpus_files(CFG, wildcards.corpus)
-
-
 rule corpus:
     input:
         corpus_input,
@@ -26,6 +10,8 @@ rule corpus:
         P.log("corpus", "{corpus}"),
     benchmark:
         P.benchmark("corpus", "{corpus}")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -1,21 +1,6 @@
 # SAE + subject + held-out tokens -> tidy rows; all seeds of a point share one clean pass.
 
 
-def point_saes(wildcards):
-    point = POINT.format(**wildcards)
-    return [manifest(P.sae(point, seed)) for seed in CFG.seeds]
-
-
-def point_paper(wildcards):
-    """The paper that a point belongs to: the first whose grids hold it."""
-    path = POINT.format(**wildcards)
-    for paper in CFG.papers:
-        for grid in CFG.paper(paper).grids.values():
-            if any(point.path == path for point in CFG.points(grid)):
-                return paper
-    raise WorkflowError(f"{path} is not a point of any grid of {', '.join(CFG.papers)}")
-
-
 rule evaluate_core:
     input:
         saes=point_saes,
@@ -28,6 +13,8 @@ rule evaluate_core:
         P.log("evaluate_core", POINT),
     benchmark:
         P.benchmark("evaluate_core", POINT)
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=2500,

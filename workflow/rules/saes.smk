@@ -1,43 +1,6 @@
 # Activations -> SAEs, one job each; and their training times side by side.
 
 
-def sae_settings(wildcards):
-    return plain(
-        CFG.sae(
-            wildcards.variant,
-            int(wildcards.d_sae),
-            int(wildcards.l0),
-            int(wildcards.seed),
-        )
-    )
-
-
-def timing_of(wildcards):
-    return CFG.paper(wildcards.paper).timings[wildcards.name]
-
-
-def timing_grid(wildcards):
-    return CFG.paper(wildcards.paper).grids[timing_of(wildcards).grid]
-
-
-def timing_activations(wildcards):
-    grid = timing_grid(wildcards)
-    return manifest(P.activations(grid.subject, grid.corpus, "train"))
-
-
-def timing_settings(wildcards):
-    timing, grid = timing_of(wildcards), timing_grid(wildcards)
-    seed = CFG.seeds[0]
-    return {
-        "timing": plain(timing),
-        "grid": plain(grid),
-        "variants": {
-            name: plain(CFG.sae(name, grid.d_sae, grid.reference_l0, seed))
-            for name in timing.variants
-        },
-    }
-
-
 rule train_sae:
     input:
         manifest(P.activations("{subject}", "{corpus}", "train")),
@@ -47,6 +10,8 @@ rule train_sae:
         P.log("train_sae", f"{POINT}-seed{{seed}}"),
     benchmark:
         P.benchmark("train_sae", f"{POINT}-seed{{seed}}")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=1500,
@@ -69,6 +34,8 @@ rule time_variants:
     benchmark:
         P.benchmark("time_variants", "{paper}-{name}")
     # All cores, so that no other job disturbs the measurement.
+    conda:
+        "../../envs/cpu.yaml"
     threads: max(1, workflow.cores or 1)
     resources:
         mem_mb=2000,

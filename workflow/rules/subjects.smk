@@ -1,24 +1,5 @@
 # The models that are interpreted: trained here, or taken from where they are.
 
-PRETRAINED = [
-    name
-    for name, subject in CFG.subjects.items()
-    if subject.source == "pretrain" and subject.pretrain
-]
-
-
-def subject_settings(wildcards):
-    return plain(CFG.subjects[wildcards.subject])
-
-
-def subject_paths(wildcards):
-    return str(subject_root(CFG, wildcards.subject, PROJECT))
-
-
-def mixture_corpora(wildcards):
-    mixture = CFG.subjects[wildcards.subject].training.mixture
-    return [manifest(P.corpus(corpus)) for corpus in mixture]
-
 
 rule pretrain_subject:
     input:
@@ -31,6 +12,8 @@ rule pretrain_subject:
         P.benchmark("pretrain_subject", "{subject}")
     wildcard_constraints:
         subject=one_of(PRETRAINED),
+    conda:
+        "../../envs/cpu.yaml"
     threads: max(1, workflow.cores or 1)
     resources:
         mem_mb=4000,
@@ -53,6 +36,8 @@ rule load_subject:
         P.benchmark("load_subject", "{subject}")
     wildcard_constraints:
         subject=one_of([name for name in CFG.subjects if name not in PRETRAINED]),
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -39,6 +39,14 @@ def job(log: str | Path, threads: int) -> Iterator[None]:
         raise SystemExit(1) from error
 
 
+def share_library() -> None:
+    """Let jobs import the library that this process imported, also from other environments."""
+    library = str(Path(__file__).resolve().parents[1])
+    others = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [library, *(path for path in others if path not in ("", library))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+
+
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed buffers, whose page faults otherwise cost a third of a CPU step.
 

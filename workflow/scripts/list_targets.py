@@ -1,6 +1,7 @@
-import sys
+from saeflow.job import job
 
-from saeflow.config import Config
-from saeflow.targets import describe
+with job(snakemake.log[0], snakemake.threads):
+    from saeflow.config import Config
+    from saeflow.targets import describe
 
-print(describe(Config.model_validate_json(sys.argv[1])))
+    print(describe(Config.model_validate_json(snakemake.params.config)))

@@ -1,0 +1,293 @@
+# Inputs and parameters of the rules, looked up in the config by their wildcards.
+
+
+# Corpora
+
+
+def corpus_settings(wildcards):
+    return plain(CFG.corpora[wildcards.corpus])
+
+
+def corpus_code(wildcards):
+    source = CFG.corpora[wildcards.corpus].source.replace("-", "_")
+    modules = ["documents", source]
+    if source in ("biographies", "facts"):
+        modules.append("generated")
+    return fingerprint(*(f"saeflow.corpora.{module}" for module in modules))
+
+
+def corpus_input(wildcards):
+    return corpus_files(CFG, wildcards.corpus)
+
+
+# Subjects
+
+PRETRAINED = [
+    name
+    for name, subject in CFG.subjects.items()
+    if subject.source == "pretrain" and subject.pretrain
+]
+
+
+def subject_settings(wildcards):
+    return plain(CFG.subjects[wildcards.subject])
+
+
+def subject_paths(wildcards):
+    return str(subject_root(CFG, wildcards.subject, PROJECT))
+
+
+def mixture_corpora(wildcards):
+    mixture = CFG.subjects[wildcards.subject].training.mixture
+    return [manifest(P.corpus(corpus)) for corpus in mixture]
+
+
+# Tokens and activations
+
+
+def subject_sites(wildcards):
+    return list(CFG.subjects[wildcards.subject].sites)
+
+
+# SAEs
+
+
+def sae_settings(wildcards):
+    return plain(
+        CFG.sae(
+            wildcards.variant,
+            int(wildcards.d_sae),
+            int(wildcards.l0),
+            int(wildcards.seed),
+        )
+    )
+
+
+def timing_of(wildcards):
+    return CFG.paper(wildcards.paper).timings[wildcards.name]
+
+
+def timing_grid(wildcards):
+    return CFG.paper(wildcards.paper).grids[timing_of(wildcards).grid]
+
+
+def timing_activations(wildcards):
+    grid = timing_grid(wildcards)
+    return manifest(P.activations(grid.subject, grid.corpus, "train"))
+
+
+def timing_settings(wildcards):
+    timing, grid = timing_of(wildcards), timing_grid(wildcards)
+    seed = CFG.seeds[0]
+    return {
+        "timing": plain(timing),
+        "grid": plain(grid),
+        "variants": {
+            name: plain(CFG.sae(name, grid.d_sae, grid.reference_l0, seed))
+            for name in timing.variants
+        },
+    }
+
+
+# Evaluation
+
+
+def point_saes(wildcards):
+    point = POINT.format(**wildcards)
+    return [manifest(P.sae(point, seed)) for seed in CFG.seeds]
+
+
+def point_paper(wildcards):
+    """The paper that a point belongs to: the first whose grids hold it."""
+    path = POINT.format(**wildcards)
+    for paper in CFG.papers:
+        for grid in CFG.paper(paper).grids.values():
+            if any(point.path == path for point in CFG.points(grid)):
+                return paper
+    raise WorkflowError(f"{path} is not a point of any grid of {', '.join(CFG.papers)}")
+
+
+# Figures and tables
+
+
+def grid_context(grid, variants):
+    """What a figure says about its origin, and the grid that it must find complete."""
+    return {
+        "scale": CFG.scale,
+        "subject": grid.subject,
+        "site": grid.site,
+        "corpus": grid.corpus,
+        "training_tokens": CFG.training.tokens,
+        "d_sae": grid.d_sae,
+        "l0s": list(grid.l0),
+        "reference_l0": grid.reference_l0,
+        "seeds": list(CFG.seeds),
+        "labels": {name: CFG.variants[name].label for name in variants},
+    }
+
+
+def figure_of(wildcards):
+    return CFG.paper(wildcards.paper).figures[wildcards.name]
+
+
+def table_of(wildcards):
+    return CFG.paper(wildcards.paper).tables[wildcards.name]
+
+
+def shown_grid(wildcards, shown):
+    return CFG.paper(wildcards.paper).grids[shown.grid]
+
+
+def shown_points(wildcards, shown):
+    points = CFG.points(shown_grid(wildcards, shown))
+    return [manifest(P.core(p.path)) for p in points if p.variant in shown.variants]
+
+
+def figure_input(wildcards):
+    return shown_points(wildcards, figure_of(wildcards))
+
+
+def figure_settings(wildcards):
+    return plain(figure_of(wildcards))
+
+
+def figure_context(wildcards):
+    figure = figure_of(wildcards)
+    return grid_context(shown_grid(wildcards, figure), figure.variants)
+
+
+def table_input(wildcards):
+    table = table_of(wildcards)
+    if table.timing is not None:
+        return manifest(P.timing(wildcards.paper, table.timing))
+    return shown_points(wildcards, table)
+
+
+def table_settings(wildcards):
+    return plain(table_of(wildcards))
+
+
+def table_context(wildcards):
+    table = table_of(wildcards)
+    return grid_context(shown_grid(wildcards, table), table.variants)
+
+
+# Claims
+
+
+def grid_rows(paper, name):
+    """Files with the rows of a grid: its points' core metrics and its timings."""
+    section = CFG.paper(paper)
+    timings = [t for t, timing in section.timings.items() if timing.grid == name]
+    return [
+        *(
+            f"{P.core(point.path)}/core.parquet"
+            for point in CFG.points(section.grids[name])
+        ),
+        *(f"{P.timing(paper, timing)}/timing.parquet" for timing in timings),
+    ]
+
+
+def claims_input(wildcards):
+    grids = CFG.paper(wildcards.paper).grids
+    rows = [row for name in grids for row in grid_rows(wildcards.paper, name)]
+    return [manifest(Path(row).parent) for row in rows]
+
+
+def claims_rows(wildcards):
+    return {
+        name: grid_rows(wildcards.paper, name)
+        for name in CFG.paper(wildcards.paper).grids
+    }
+
+
+def claims_by_grid(wildcards):
+    section = CFG.paper(wildcards.paper)
+    return {
+        name: [plain(claim) for claim in section.claims if claim.grid == name]
+        for name in section.grids
+    }
+
+
+def claims_grids(wildcards):
+    return {
+        name: plain(grid) for name, grid in CFG.paper(wildcards.paper).grids.items()
+    }
+
+
+def claims_title(wildcards):
+    return CFG.paper(wildcards.paper).title
+
+
+# Report
+
+
+def report_papers():
+    """What the report shows of each paper."""
+    return [
+        {
+            "name": paper,
+            "title": CFG.paper(paper).title,
+            "reference": CFG.paper(paper).reference,
+            "figures": [
+                reported(paper, name, figure, P.figure(paper, name))
+                for name, figure in CFG.paper(paper).figures.items()
+            ],
+            "tables": [
+                reported(paper, name, table, P.table(paper, name))
+                for name, table in CFG.paper(paper).tables.items()
+            ],
+            "claims": P.claims(paper) if CFG.paper(paper).claims else None,
+        }
+        for paper in CFG.papers
+    ]
+
+
+def reported(paper, name, shown, stem):
+    return {
+        "name": name,
+        "settings": plain(shown),
+        "context": grid_context(CFG.paper(paper).grids[shown.grid], shown.variants),
+        "stem": stem,
+    }
+
+
+def report_input():
+    """The shown files, and the manifests of all that they were made from."""
+    files = []
+    for paper in CFG.papers:
+        section = CFG.paper(paper)
+        files += [f"{P.figure(paper, name)}.svg" for name in section.figures]
+        files += [f"{P.table(paper, name)}.parquet" for name in section.tables]
+        files += [f"{P.claims(paper)}.md"] if section.claims else []
+    return files + [manifest(folder) for folder in report_artefacts()]
+
+
+def report_artefacts():
+    """Folders whose manifests are the provenance: subjects, corpora, caches, SAEs, metrics."""
+    folders = {}
+    for paper in CFG.papers:
+        section = CFG.paper(paper)
+        for grid in section.grids.values():
+            folders[P.corpus(grid.corpus)] = None
+            folders[P.subject(grid.subject)] = None
+            folders[P.tokens(grid.subject, grid.corpus)] = None
+            folders[P.activations(grid.subject, grid.corpus, "train")] = None
+            for point in CFG.points(grid):
+                folders.update({P.sae(point.path, seed): None for seed in CFG.seeds})
+                folders[P.core(point.path)] = None
+        folders.update({P.timing(paper, name): None for name in section.timings})
+    return list(folders)
+
+
+def report_settings(wildcards):
+    grids = [grid for paper in CFG.papers for grid in CFG.paper(paper).grids.values()]
+    return {
+        "scale": CFG.scale,
+        "seeds": list(CFG.seeds),
+        "papers": report_papers(),
+        "subjects": {grid.subject: P.subject(grid.subject) for grid in grids},
+        "corpora": {grid.corpus: P.corpus(grid.corpus) for grid in grids},
+        "artefacts": report_artefacts(),
+        "benchmarks": f"{CFG.root}/benchmarks",
+    }
