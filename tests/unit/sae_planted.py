@@ -20,7 +20,7 @@ from saeflow.sae.trainer import train_sae
 
 SITE = "layers.1"
 VARIANTS = {
-    "relu": Variant(label="ReLU", activation="relu", l1=L1(coefficient=0.03, match_rate=0.02)),
+    "relu": Variant(label="ReLU", activation="relu", l1=L1(coefficient=0.03)),
     "topk": Variant(label="TopK", activation="topk", auxk=AuxK()),
     "batchtopk": Variant(label="BatchTopK", activation="batchtopk", auxk=AuxK()),
     "matryoshka": Variant(

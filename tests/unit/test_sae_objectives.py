@@ -79,21 +79,21 @@ def test_decode_of_no_pairs_is_zero():
 def test_l1_is_the_mean_over_tokens_of_the_sum_over_latents():
     sae = sae_of(torch.eye(4))
     step = step_of(sae, torch.zeros(2, 4), torch.tensor([[1.0, 2, 0, 0], [0, 0, 0, 3]]))
-    assert L1Penalty(L1(), 2, 10)(sae, step).item() == pytest.approx(3)
+    assert L1Penalty(L1(), 2, 10, 0.1)(sae, step).item() == pytest.approx(3)
 
 
 def test_l1_coefficient_follows_l0_and_freezes():
     sae, dense = sae_of(torch.eye(4)), torch.ones(2, 4)
-    term = L1Penalty(L1(coefficient=1, match_rate=0.1, match_until=0.5), 1, 10)
+    term = L1Penalty(L1(coefficient=1, match_gain=2, match_until=0.5), 1, 10, 0.05)
     term(sae, step_of(sae, dense, dense))
-    assert term.weight == pytest.approx(1.1)  # l0 is 4 for 1: off by more than e
+    assert term.weight == pytest.approx(math.exp(0.1))  # l0 is 4 for 1: off by more than e
     sparse = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]])
     term(sae, step_of(sae, dense, sparse, index=4))
-    assert term.weight == pytest.approx(1.1 * (1 + 0.1 * math.log(0.5)))
+    assert term.weight == pytest.approx(math.exp(0.1 + 0.1 * math.log(0.5)))
     before = term.weight
     term(sae, step_of(sae, dense, dense, index=5))
     assert term.weight == before
-    fixed = L1Penalty(L1(coefficient=1, match_l0=False), 1, 10)
+    fixed = L1Penalty(L1(coefficient=1, match_l0=False), 1, 10, 0.05)
     fixed(sae, step_of(sae, dense, dense))
     assert fixed.weight == 1
 

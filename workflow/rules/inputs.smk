@@ -37,6 +37,20 @@ def subject_paths(wildcards):
     return str(subject_root(CFG, wildcards.subject, PROJECT))
 
 
+def subject_files(wildcards):
+    """Files whose change makes a subject another one."""
+    subject, root = CFG.subjects[wildcards.subject], subject_paths(wildcards)
+    names = {
+        "pretrain": lambda: [manifest(subject.shipped)],
+        "folder": lambda: [f"{subject.path}/config.json"],
+        "llama2c": lambda: [subject.checkpoint, subject.tokenizer],
+        "hub": list,
+    }
+    return [
+        os.path.normpath(os.path.join(root, name)) for name in names[subject.source]()
+    ]
+
+
 def mixture_corpora(wildcards):
     mixture = CFG.subjects[wildcards.subject].training.mixture
     return [manifest(P.corpus(corpus)) for corpus in mixture]

@@ -3,7 +3,7 @@
 
 rule pretrain_subject:
     input:
-        mixture_corpora,
+        corpora=mixture_corpora,
     output:
         manifest(P.subject("{subject}")),
     log:
@@ -28,6 +28,8 @@ rule pretrain_subject:
 
 
 rule load_subject:
+    input:
+        subject_files,
     output:
         manifest(P.subject("{subject}")),
     log:

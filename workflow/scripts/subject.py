@@ -10,7 +10,7 @@ with job(snakemake.log[0], snakemake.threads):
 
     make_subject(
         TypeAdapter(SubjectSettings).validate_python(snakemake.params.settings),
-        {Path(m).parent.name: Path(m).parent for m in snakemake.input},
+        {Path(m).parent.name: Path(m).parent for m in snakemake.input.get("corpora", [])},
         Path(snakemake.output[0]).parent,
         Path(snakemake.params.root),
         device="cuda" if snakemake.resources.gpu else "cpu",

@@ -73,13 +73,17 @@ class L1Penalty:
 
     Decoder rows have unit norm here, so that weighting by it would change nothing. With `match_l0`
     the coefficient follows the sparsity: it rises while more than the target are active, by a
-    factor of at most 1 + match_rate a step, and is frozen after `match_until` of the training.
+    factor of at most exp(match_gain * learning_rate) a step, and is frozen after `match_until` of
+    the training.
     """
 
     name = "l1"
 
-    def __init__(self, settings: config.L1, target_l0: int, steps: int) -> None:
+    def __init__(
+        self, settings: config.L1, target_l0: int, steps: int, learning_rate: float
+    ) -> None:
         self.settings, self.target = settings, target_l0
+        self.rate = settings.match_gain * learning_rate
         self.frozen_from = settings.match_until * steps
         self.weight = settings.coefficient
 
@@ -88,7 +92,7 @@ class L1Penalty:
         batch = len(step.x_bd)
         if self.settings.match_l0 and step.index < self.frozen_from:
             off = math.log(max(len(step.values_p), 1) / (batch * self.target))
-            self.weight *= 1 + self.settings.match_rate * max(-1.0, min(1.0, off))
+            self.weight *= math.exp(self.rate * max(-1.0, min(1.0, off)))
         return step.values_p.sum() / batch
 
 
@@ -226,7 +230,8 @@ def loss_terms(settings: config.SAESettings, d_in: int, steps: int) -> list[Loss
     variant = settings.variant
     terms: list[LossTerm] = [Reconstruction()]
     if variant.l1 is not None:
-        terms.append(L1Penalty(variant.l1, settings.l0, steps))
+        rate = settings.training.learning_rate
+        terms.append(L1Penalty(variant.l1, settings.l0, steps, rate))
     if variant.auxk is not None:
         terms.append(AuxKLoss(variant.auxk, d_in))
     if variant.orthogonality is not None:

@@ -16,9 +16,9 @@ class L1(Settings):
     """The penalty's weight; where `match_l0` is on, its starting value."""
     match_l0: bool = True
     """Steer the coefficient until the batch L0 meets the grid's L0, then freeze it."""
-    match_rate: PositiveFloat = 0.01
-    """Relative change of the coefficient per step where L0 is off by a factor of e or more; about
-    ten times the learning rate settles, fifty times swings."""
+    match_gain: PositiveFloat = 10.0
+    """Relative change of the coefficient per step, in units of the learning rate, where L0 is off
+    by a factor of e or more. L0 answers at the pace of the learning rate: 10 settles, 30 swings."""
     match_until: float = Field(default=0.8, gt=0, le=1)
     """Share of the training after which the coefficient is frozen."""
 
