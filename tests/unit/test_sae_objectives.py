@@ -175,7 +175,7 @@ def test_orthogonality_partitions_anew_and_is_due_every_nth_step(monkeypatch):
 def test_orthogonality_in_blocks_of_rows_is_the_same(monkeypatch):
     rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
     whole = orthogonality(rows).of_chunks(rows, [torch.arange(50)])
-    monkeypatch.setattr("saeflow.sae.objectives._COSINE_ROWS", 7)
+    monkeypatch.setattr("saeflow.sae.objectives._COSINE_ENTRIES", 7 * 50)
     blocks = orthogonality(rows).of_chunks(rows, [torch.arange(50)])
     torch.testing.assert_close(blocks, whole)
 

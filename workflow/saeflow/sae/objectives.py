@@ -24,7 +24,7 @@ from saeflow.sae.model import SAE
 from saeflow.sae.seeding import generator
 from saeflow.sae.sparse import Pairs, decode_pairs, encode_pairs
 
-_COSINE_ROWS = 1024
+_COSINE_ENTRIES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -167,27 +167,29 @@ class OrthogonalityPenalty:
         nearest_f = torch.zeros(len(W_dec), dtype=torch.int64, device=W_dec.device)
         share_f = torch.zeros_like(nearest_f, dtype=W_dec.dtype)
         unit_fd = normalize(W_dec.detach(), dim=1)
-        for chunk in chunks:
-            if len(chunk) > 1:
-                nearest_f[chunk] = chunk[_nearest_other(unit_fd[chunk])]
-                share_f[chunk] = 1 / (len(chunk) * len(chunks))
+        for size in {len(chunk) for chunk in chunks} - {1}:
+            chunks_mc = torch.stack([chunk for chunk in chunks if len(chunk) == size])
+            nearest_f[chunks_mc] = chunks_mc.gather(1, _nearest_other(unit_fd[chunks_mc]))
+            share_f[chunks_mc] = 1 / (size * len(chunks))
         norms_f = W_dec.norm(dim=1)
         dots_f = (W_dec * W_dec.index_select(0, nearest_f)).sum(1)
         norm_products_f = norms_f * norms_f.index_select(0, nearest_f)
         return (share_f * (dots_f / norm_products_f.clamp_min(self.settings.delta)).square()).sum()
 
 
-def _nearest_other(unit_cd: Tensor) -> Tensor:
-    """Return the index of each row's nearest other row by cosine.
+def _nearest_other(unit_mcd: Tensor) -> Tensor:
+    """Return for each row of m chunks the index (m, c) of its nearest other row by cosine.
 
     Only the maximum carries gradient, so the cosines need no graph and go in blocks of rows.
     """
+    chunks, size, _ = unit_mcd.shape
+    rows = max(1, _COSINE_ENTRIES // (chunks * size))
     nearest = []
-    for start in range(0, len(unit_cd), _COSINE_ROWS):
-        cosines = unit_cd[start : start + _COSINE_ROWS] @ unit_cd.t()
-        cosines.diagonal(start).fill_(-math.inf)
-        nearest.append(cosines.argmax(1))
-    return torch.cat(nearest)
+    for start in range(0, size, rows):
+        cosines = unit_mcd[:, start : start + rows] @ unit_mcd.transpose(1, 2)
+        cosines.diagonal(start, 1, 2).fill_(-math.inf)
+        nearest.append(cosines.argmax(2))
+    return torch.cat(nearest, dim=1)
 
 
 def total(entries: Tensor) -> Tensor:
