@@ -119,14 +119,14 @@ def test_every_term_equals_finite_differences(name, seed):
     sae, x_bd = random_sae(seed), planted(B, d=D, seed=seed)[0].double()
     stream = torch.Generator().manual_seed(seed)
     pairs = sparse_step(sae, x_bd, name).pairs
-    still = sparse_step(sae, x_bd, name, fixed=pairs).prefixes_bgd.detach()
+    still = [p.detach() for p in sparse_step(sae, x_bd, name, fixed=pairs).prefixes_bd]
     for position in range(len(loss_terms(settings(name, d_sae=F, l0=K), D, STEPS))):
 
         def loss(position: int = position) -> Tensor:
             term = loss_terms(settings(name, d_sae=F, l0=K), D, STEPS)[position]
             step = sparse_step(sae, x_bd, name, fixed=pairs)
             if term.name == "auxk":  # its target is detached: hold it still
-                object.__setattr__(step, "prefixes_bgd", still)
+                object.__setattr__(step, "prefixes_bd", still)
             value = term(sae, step)
             assert value is not None
             return value

@@ -52,7 +52,8 @@ def test_matryoshka_averages_the_errors_of_nested_prefixes():
     groups = matryoshka_groups(Matryoshka(fractions=(0.25, 0.25, 0.5)), 4)
     assert groups.tolist() == [0, 1, 2, 2]
     step = step_of(sae, x_bd, x_bd.clone(), groups)
-    assert step.prefixes_bgd[0].tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
+    prefixes = [prefix_bd[0].tolist() for prefix_bd in step.prefixes_bd]
+    assert prefixes == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
     assert Reconstruction()(sae, step).item() == pytest.approx((3 / 4 + 2 / 4 + 0) / 3)
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import mse_loss, normalize
 
 from saeflow.sae import settings as config
 from saeflow.sae.model import SAE
@@ -39,12 +40,17 @@ class Step:
     """Active (token, latent) pairs."""
     values_p: Tensor
     """Their activations, with gradient to the encoder."""
-    prefixes_bgd: Tensor
-    """Reconstructions by the nested prefixes; one, the whole dictionary, if there are none."""
+    prefixes_bd: tuple[Tensor, ...]
+    """Reconstructions (batch, d_in) by the nested prefixes; the last is the whole dictionary's."""
     dead_f: Tensor
     """Latents that have not fired for a while, bool (d_sae,)."""
     index: int
     """Number of the step, from 0."""
+
+    @property
+    def error_bd(self) -> Tensor:
+        """What the whole dictionary leaves unexplained, without gradient."""
+        return (self.x_bd - self.prefixes_bd[-1]).detach()
 
 
 class LossTerm(Protocol):
@@ -65,7 +71,8 @@ class Reconstruction:
 
     def __call__(self, sae: SAE, step: Step) -> Tensor:
         """Return the mean square of (x - x_hat) over all prefixes."""
-        return total((step.x_bd[:, None] - step.prefixes_bgd).square()) / step.prefixes_bgd.numel()
+        squares = [mse_loss(prefix_bd, step.x_bd) for prefix_bd in step.prefixes_bd]
+        return torch.stack(squares).mean()
 
 
 class L1Penalty:
@@ -115,14 +122,14 @@ class AuxKLoss:
         dead = step.dead_f.nonzero().squeeze(1)
         if not len(dead):
             return step.x_bd.new_zeros(())
-        error_bd = (step.x_bd - step.prefixes_bgd[:, -1]).detach()
+        error_bd = step.error_bd
         pairs, values_p = self._select(sae, step, dead)
         active_p = encode_pairs(
             values_p, step.input_bd, sae.W_enc, sae.b_enc, _input_bias(sae), pairs
         )
         rebuilt_bd = decode_pairs(active_p, sae.W_dec, pairs)[:, 0]
         variance = total((error_bd - error_bd.mean(0)).square())
-        return total((error_bd - rebuilt_bd).square()) / variance.clamp_min(1e-12)
+        return mse_loss(rebuilt_bd, error_bd, reduction="sum") / variance.clamp_min(1e-12)
 
     @torch.no_grad()
     def _select(self, sae: SAE, step: Step, dead: Tensor) -> tuple[Pairs, Tensor]:
@@ -223,8 +230,8 @@ def run_step(
     values_p = encode_pairs(raw_p, input_bd, sae.W_enc, sae.b_enc, _input_bias(sae), pairs)
     groups = 1 if group_f is None else int(group_f[-1]) + 1
     parts_bgd = decode_pairs(values_p, sae.W_dec, pairs, group_f, groups)
-    prefixes_bgd = (parts_bgd if groups == 1 else parts_bgd.cumsum(1)) + sae.b_dec
-    return Step(x_bd, input_bd, pairs, values_p, prefixes_bgd, dead_f, index)
+    prefixes_bd = tuple(accumulate(parts_bgd.unbind(1), initial=sae.b_dec))[1:]
+    return Step(x_bd, input_bd, pairs, values_p, prefixes_bd, dead_f, index)
 
 
 def loss_terms(settings: config.SAESettings, d_in: int, steps: int) -> list[LossTerm]:

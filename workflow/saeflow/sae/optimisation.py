@@ -32,9 +32,8 @@ class Outcome(NamedTuple):
     @property
     def explained_variance(self) -> float:
         """1 - variance of the error / variance of the input, both about their batch means."""
-        x_bd = self.step.x_bd
-        error_bd = x_bd - self.step.prefixes_bgd[:, -1].detach()
-        return (1 - error_bd.var(0).sum() / x_bd.var(0).sum()).item()
+        unexplained = self.step.error_bd.var(0).sum() / self.step.x_bd.var(0).sum()
+        return 1 - unexplained.item()
 
 
 class Trainer:
