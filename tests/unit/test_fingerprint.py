@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ def package(tmp_path, monkeypatch):
         "top.py": "from saeflow.room.part import f\nfrom saeflow.progress import X\n",
         "other.py": "Y = 1\n",
         "room/__init__.py": '"""A room."""\n',
-        "room/part.py": 'def f():\n    """Doc."""\n    return open("data.tsv")  # why\n',
+        "room/part.py": 'def f():\n    """Doc."""\n    return open(__file__ + "tsv")  # why\n',
         "room/data.tsv": "a\tb\n",
     }
     for name, text in files.items():
@@ -37,7 +38,7 @@ def package(tmp_path, monkeypatch):
 
 def test_an_edit_of_an_imported_module_or_its_table_is_seen(package):
     before = package()
-    after = package("room/part.py", 'def f():\n    return open("data.tsv", "rb")\n')
+    after = package("room/part.py", 'def f():\n    return open(__file__, "rb")\n')
     assert before != after
     assert package("room/data.tsv", "a\tc\n") != after
 
@@ -45,7 +46,7 @@ def test_an_edit_of_an_imported_module_or_its_table_is_seen(package):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("room/part.py", 'def f():\n    """New doc."""\n    return open( "data.tsv" )\n'),
+        ("room/part.py", 'def f():\n    """New doc."""\n    return open( __file__ + "tsv" )\n'),
         ("other.py", "Y = 2\n"),
         ("progress.py", "X = 2\n"),
     ],
@@ -57,6 +58,25 @@ def test_comments_unused_modules_and_progress_lines_do_not_count(package, name, 
 def test_an_unknown_module_is_refused():
     with pytest.raises(ValueError, match=r"saeflow\.nowhere is not a module"):
         module.fingerprint("saeflow.nowhere")
+
+
+def test_every_table_template_and_style_of_the_package_counts(monkeypatch):
+    entries = [
+        "saeflow.corpora.biographies",
+        "saeflow.corpora.facts",
+        "saeflow.figures.draw",
+        "saeflow.report.build",
+    ]
+    read = set()
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.add(path) or real(path))
+    module._code_hash.cache_clear()
+    module.fingerprint(*entries)
+    data = {
+        p for p in module._ROOT.rglob("*") if p.suffix in {".tsv", ".json", ".html", ".mplstyle"}
+    }
+    assert len(data) > 5
+    assert data <= read
 
 
 def test_the_figures_do_not_depend_on_the_trainer():

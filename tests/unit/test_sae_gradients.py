@@ -20,6 +20,7 @@ from saeflow.sae.objectives import (
     run_step,
 )
 from saeflow.sae.seeding import generator
+from saeflow.sae.sparse import Pairs, decode_pairs, encode_pairs
 
 D, F, B, K = 12, 30, 16, 3
 STEPS = 100
@@ -154,3 +155,15 @@ def test_encoder_gets_no_gradient_of_inactive_latents():
     assert idle.any() and not idle.all()
     assert gradients(sae, loss)["W_enc"][:, idle].abs().max() == 0
     assert (gradients(sae, loss)["W_enc"][:, ~idle].abs().sum(0) > 0).all()
+
+
+def test_a_batch_without_active_latents_has_zero_gradients():
+    sae = SAE(torch.randn(3, 5), torch.randn(5, 3), torch.zeros(5), torch.zeros(3), nn.Identity())
+    for parameter in sae.parameters():
+        parameter.requires_grad_()
+    none = torch.zeros(0, dtype=torch.int64)
+    pairs = Pairs(none, none, (2, 5))
+    values = encode_pairs(torch.zeros(0), torch.randn(2, 3), sae.W_enc, sae.b_enc, sae.b_dec, pairs)
+    (decode_pairs(values, sae.W_dec, pairs) + sae.b_dec).sum().backward()
+    assert sae.W_enc.grad.abs().max() == 0
+    assert sae.b_enc.grad.dtype == torch.float32

@@ -85,20 +85,22 @@ def _imported_names(tree: ast.Module) -> Iterator[str]:
 def _code_hash(module: str) -> str:
     digest = hashlib.sha256(ast.dump(_without_docstrings(_tree(module))).encode())
     path = _path(module)
-    if path.name == "__init__.py":
-        return digest.hexdigest()
-    for data in sorted(_data_files(path)):
-        digest.update(data.read_bytes())
+    if path.parent != _ROOT and _reads_files(_tree(module)):
+        for data in sorted(_data_files(path.parent)):
+            digest.update(data.relative_to(_ROOT).as_posix().encode() + data.read_bytes())
     return digest.hexdigest()
 
 
-def _data_files(path: Path) -> Iterator[Path]:
-    """Tables and templates that sit in the room of a module and that the module names."""
-    source = path.read_text()
-    for candidate in path.parent.rglob("*"):
-        is_data = candidate.is_file() and candidate.suffix in {".tsv", ".json", ".html", ".css"}
-        if is_data and candidate.name in source:
-            yield candidate
+def _reads_files(tree: ast.Module) -> bool:
+    """Whether a module knows where it lies: the way to the tables and templates beside it."""
+    return any(isinstance(node, ast.Name) and node.id == "__file__" for node in ast.walk(tree))
+
+
+def _data_files(room: Path) -> Iterator[Path]:
+    """Tables, templates and styles of a room."""
+    for path in room.rglob("*"):
+        if path.is_file() and path.suffix not in {".py", ".pyc"}:
+            yield path
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

@@ -79,7 +79,8 @@ class _Encode(torch.autograd.Function):
         grad_W_fd = embedding_bag(
             pairs.rows_p[order], input_bd, offsets, mode="sum", per_sample_weights=grad_p[order]
         )
-        grad_b = torch.bincount(pairs.latents_p, grad_p, pairs.shape[1])
+        # Without any pair, bincount forgets the weights' type.
+        grad_b = torch.bincount(pairs.latents_p, grad_p, pairs.shape[1]).to(grad_p.dtype)
         grad_b_dec = -(W_enc @ grad_b) if ctx.centred else None
         return None, None, grad_W_fd.t(), grad_b, grad_b_dec, None
 
