@@ -73,7 +73,7 @@ def test_every_table_template_and_style_of_the_package_counts(monkeypatch):
     module._code_hash.cache_clear()
     module.fingerprint(*entries)
     suffixes = {".tsv", ".json", ".html", ".mplstyle"}
-    }
+    data = {path for path in module._ROOT.rglob("*") if path.suffix in suffixes}
     assert len(data) > 5
     assert data <= read
 
