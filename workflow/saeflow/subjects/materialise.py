@@ -170,4 +170,5 @@ def _check(settings: SubjectSettings, out: Path) -> None:
         )
     if settings.prepend_bos and tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise ArtifactError(f"{out}: prepend_bos: the tokenizer has no begin or end token")
-    match_sites(sites_of(config, where.get("trust_remote_code", False)), settings.sites)
+    trusted, revision = where.get("trust_remote_code", False), where.get("revision")
+    match_sites(sites_of(config, trusted, revision), settings.sites)

@@ -30,10 +30,20 @@ def known_sites(config: Mapping[str, Any]) -> list[str]:
     return sites_of(AutoConfig.for_model(config["model_type"], **entries))
 
 
-def sites_of(config: PreTrainedConfig, trust_remote_code: bool = False) -> list[str]:
-    """Return the sites of the model that `config` describes, built without memory for weights."""
+def sites_of(
+    config: PreTrainedConfig, trust_remote_code: bool = False, revision: str | None = None
+) -> list[str]:
+    """Return the sites of the model that `config` describes, built without memory for weights.
+
+    Trusted code that `config` brings along is run at the commit `revision`: the config alone does
+    not say from which commit it came.
+    """
+    brings_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    pinned = {"code_revision": revision} if trust_remote_code and brings_code else {}
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=trust_remote_code, **pinned
+        )
     return site_names(model)
 
 
