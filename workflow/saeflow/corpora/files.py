@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saeflow.corpora.documents import CorpusError, Document, Tally
-from saeflow.corpora.rows import check_columns, columns_of, document_of
+from saeflow.corpora.rows import check_columns, columns_of, document_of, values_of
 from saeflow.corpora.settings import FileFormat, Files
 
 _SUFFIXES: dict[str, FileFormat] = {
@@ -177,21 +177,7 @@ def _parquet_rows(path: Path, name: str, settings: Files) -> NumberedRows:
         columns = columns_of(settings)
         number = 0
         for batch in table.iter_batches(_PARQUET_ROWS, columns=columns):
-            values = {column: _values(batch.column(column)) for column in columns}
+            values = {column: values_of(batch.column(column)) for column in columns}
             for row in zip(*values.values(), strict=True):
                 number += 1
                 yield number, dict(zip(values, row, strict=True))
-
-
-def _values(column: pa.Array) -> list[Any]:
-    """Return the column as Python values; strings that are not UTF-8 with surrogate escapes."""
-    if pa.types.is_string(column.type):
-        column = column.cast(pa.binary())
-    elif pa.types.is_large_string(column.type):
-        column = column.cast(pa.large_binary())
-    else:
-        return column.to_pylist()
-    return [
-        None if value is None else value.decode(errors="surrogateescape")
-        for value in column.to_pylist()
-    ]

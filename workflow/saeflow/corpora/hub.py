@@ -10,14 +10,15 @@ from typing import Any
 import datasets
 
 from saeflow.corpora.documents import CorpusError, Document, Tally
-from saeflow.corpora.rows import check_columns, columns_of, document_of
+from saeflow.corpora.rows import check_columns, columns_of, document_of, values_of
 from saeflow.corpora.settings import Hub
 
+_BATCH_ROWS = 128
 _SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves
 
 
 def documents(settings: Hub, root: Path, tally: Tally) -> Iterator[Document]:
-    """Yield the documents of a data set, row by row; nothing but the current row is held.
+    """Yield the documents of a data set, row by row; no more than a batch of rows is held.
 
     Code that a data set brings along is never run. Raises CorpusError for a data set that cannot
     be had, that has several parts of which none is named, or that lacks a column.
@@ -28,10 +29,19 @@ def documents(settings: Hub, root: Path, tally: Tally) -> Iterator[Document]:
     if part.column_names is not None:
         check_columns(part.column_names, name, settings)
         part = part.select_columns(columns_of(settings))
-    for number, row in enumerate(islice(part, settings.max_rows), start=1):
+    for number, row in enumerate(islice(_rows(part), settings.max_rows), start=1):
         document = document_of(row, name, number, settings, tally)
         if document is not None:
             yield document
+
+
+def _rows(part: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows from Arrow tables: made into Python's strings by `datasets`, bytes that are
+    not UTF-8 would end the job whatever `on_undecodable` says."""
+    for table in part.with_format("arrow").iter(_BATCH_ROWS):
+        columns = [values_of(column.combine_chunks()) for column in table.columns]
+        for row in zip(*columns, strict=True):
+            yield dict(zip(table.column_names, row, strict=True))
 
 
 def _load(settings: Hub, root: Path, tally: Tally) -> Any:

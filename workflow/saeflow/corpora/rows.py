@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from saeflow.corpora.documents import CorpusError, Document, Tally
 from saeflow.corpora.settings import DomainRule, Rows
 from saeflow.corpora.text import has_undecodable, replace_undecodable
@@ -24,6 +26,20 @@ def check_columns(present: list[str], place: str, settings: Rows) -> None:
     missing = [column for column in columns_of(settings) if column not in present]
     if missing:
         raise CorpusError(f"{place}: no column {missing[0]!r}; it has {', '.join(present)}")
+
+
+def values_of(column: pa.Array) -> list[Any]:
+    """Return the column as Python values; strings that are not UTF-8 with surrogate escapes."""
+    if pa.types.is_string(column.type):
+        column = column.cast(pa.binary())
+    elif pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())
+    else:
+        return column.to_pylist()
+    return [
+        None if value is None else value.decode(errors="surrogateescape")
+        for value in column.to_pylist()
+    ]
 
 
 def document_of(
