@@ -1,0 +1,88 @@
+"""Cases of the SAEs' keys: twelve steps on activations of a known dictionary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from keys_case import Case, Result, Stage, watched
+from sae_planted import SITE, planted, planted_cache
+
+from saeflow.sae.formats import WEIGHTS
+from saeflow.sae.settings import SAESettings
+from saeflow.sae.trainer import train_sae
+
+STEPS = 12
+
+
+def run(settings: SAESettings, world: Path, out: Path) -> Result:
+    with watched("saeflow.sae.trainer.save_state") as saves:
+        train_sae(settings, world / "cache", SITE, out)
+    log = pq.read_table(out / "log.parquet").drop_columns("seconds").to_pydict()
+    return {
+        "weights": (out / WEIGHTS).read_bytes(),
+        "log": {name: [str(value) for value in column] for name, column in log.items()},
+        "described": json.loads((out / "cfg.json").read_text())["metadata"],
+        "checkpoints": len(saves),
+    }
+
+
+def variant(**parts: Any) -> dict[str, Any]:
+    return {"variant": {"label": "A", "activation": "batchtopk", **parts}}
+
+
+RELU = variant(activation="relu", l1={})
+DEAD = {"training.dead_after_tokens": 64, **variant(auxk={})}
+NESTED = variant(matryoshka={"fractions": [0.25, 0.75]})
+ORTHOGONAL = variant(orthogonality={"chunk_size": 16})
+STAGES = {
+    "saes": Stage(
+        SAESettings.model_validate,
+        {
+            **variant(),
+            "training": {"tokens": STEPS * 64, "batch_size": 64, "learning_rate": 3e-3},
+            "d_sae": 64,
+            "l0": 3,
+            "seed": 0,
+        },
+        run,
+        {
+            "Training.tokens": Case("training.tokens", 14 * 64, "weights"),
+            "Training.batch_size": Case("training.batch_size", 48, "weights"),
+            "Training.learning_rate": Case("training.learning_rate", 1e-3, "weights"),
+            "Training.betas": Case("training.betas", [0.5, 0.9], "weights"),
+            "Training.warmup": Case("training.warmup", 0.5, "weights"),
+            "Training.decay": Case("training.decay", 0.5, "weights"),
+            "Training.clip_norm": Case("training.clip_norm", 0.01, "weights"),
+            "Training.input_scaling": Case("training.input_scaling", "none", "weights"),
+            "Training.dead_after_tokens": Case("training.dead_after_tokens", 64, "log"),
+            "Training.threshold_rate": Case("training.threshold_rate", 0.9, "weights"),
+            "Training.checkpoint_minutes": Case("training.checkpoint_minutes", 0, "checkpoints"),
+            "Variant.label": Case("variant.label", "B", "described"),
+            "Variant.activation": Case("variant.activation", "topk", "weights"),
+            "Variant.l1": Case("variant.l1", {"coefficient": 1.0}, "weights", RELU),
+            "Variant.auxk": Case("variant.auxk", None, "weights", DEAD),
+            "Variant.matryoshka": Case("variant.matryoshka", {}, "weights"),
+            "Variant.orthogonality": Case("variant.orthogonality", {}, "weights"),
+            "L1.coefficient": Case("variant.l1.coefficient", 1.0, "weights", RELU),
+            "L1.match_l0": Case("variant.l1.match_l0", False, "log", RELU),
+            "L1.match_gain": Case("variant.l1.match_gain", 1.0, "log", RELU),
+            "L1.match_until": Case("variant.l1.match_until", 0.25, "log", RELU),
+            "AuxK.coefficient": Case("variant.auxk.coefficient", 0.5, "weights", DEAD),
+            "AuxK.k": Case("variant.auxk.k", 2, "weights", DEAD),
+            "Matryoshka.fractions": Case(
+                "variant.matryoshka.fractions", [0.5, 0.5], "weights", NESTED
+            ),
+            "Orthogonality.gamma": Case("variant.orthogonality.gamma", 1.0, "weights", ORTHOGONAL),
+            "Orthogonality.chunk_size": Case(
+                "variant.orthogonality.chunk_size", 8, "weights", ORTHOGONAL
+            ),
+            "Orthogonality.every": Case("variant.orthogonality.every", 5, "weights", ORTHOGONAL),
+            # A floor: it acts on norm products below it, and those of unit vectors are 1.
+            "Orthogonality.delta": Case("variant.orthogonality.delta", 2.0, "weights", ORTHOGONAL),
+        },
+        lambda world: planted_cache(world / "cache", planted(400)[0]),
+    )
+}
