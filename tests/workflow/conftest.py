@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("Snakefile", "config", "workflow")
+COPIED = ("Snakefile", "config", "envs", "profiles", "workflow")
 
 
 class Project:
@@ -29,10 +29,10 @@ class Project:
                 shutil.copy2(source, folder / name)
 
     def snakemake(self, *arguments: str, scale: str = "smoke") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+        command = [sys.executable, "-m", "snakemake", "--config", f"scale={scale}", "--cores", "2"]
         environment = {**os.environ, "PYTHONPATH": str(self.folder / "workflow")}
         return subprocess.run(
-            [*command, "--config", f"scale={scale}"],
+            [*command, *arguments],
             cwd=self.folder,
             env=environment,
             capture_output=True,

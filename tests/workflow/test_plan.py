@@ -29,6 +29,10 @@ def test_the_paper_scale_plans_without_network_or_gpu_in_seconds(fresh):
     assert time.monotonic() - started < 20
 
 
+def test_the_slurm_profile_plans(fresh):
+    assert fresh.planned("--profile", "workflow/profiles/slurm")["train_sae"] > 0
+
+
 def test_targets_are_listed_before_anything_has_run(fresh):
     result = fresh.snakemake("--quiet", "all", "--", "list_targets")
     for target in ("figures/ortsae/fig3a.svg", "tables/ortsae/table4.md", "report.html"):
@@ -49,6 +53,30 @@ def test_targets_are_listed_before_anything_has_run(fresh):
             ["corpora.docs.paths", "data_dir"],
         ),
         ({"ortsae": {"grids": {"main": {"variants": ["relus"]}}}}, ["relus", "did you mean"]),
+        (
+            {"ortsae": {"grids": {"main": {"site": "gpt_neox.layers.2"}}}},
+            ["ortsae.grids.main.site", "not cached", "subjects.tiny.sites"],
+        ),
+        ({"evaluation": {"core": {"splits": {"validation": 100}}}}, [".split", "'test'"]),
+        ({"ortsae": {"figures": {"fig3a": {"metric": "explaned"}}}}, ["metric", "did you mean"]),
+        ({"ortsae": {"tables": {"table4": {"l0": [5]}}}}, ["table4.l0", "allowed: 4, 16"]),
+        ({"ortsae": {"timings": {"steps": {"steps": 7}}}}, ["steps.steps", "every 5"]),
+        ({"ortsae": {"timings": {"steps": {"rounds": 3}}}}, ["steps.rounds", "3"]),
+        ({"subjects": {"tiny": {"min_window": 99}}}, ["subjects.tiny", "min_window"]),
+        (
+            {
+                "subjects": {
+                    "tiny": {
+                        "source": "folder",
+                        "path": "no",
+                        "context": 9,
+                        "min_window": 2,
+                        "sites": ["gpt_neox.layers.1"],
+                    }
+                }
+            },
+            ["subjects.tiny.path", "config.json does not exist"],
+        ),
     ],
 )
 def test_a_wrong_config_ends_before_the_first_job(fresh, tmp_path, changes, parts):

@@ -44,25 +44,34 @@ def test_a_converted_llama_on_files_runs_by_config_alone(fresh, tmp_path):
     assert clean.loc[clean["metric"] == "ce_clean", "value"].max() < 6.2
 
 
-def test_kill_9_of_everything_and_a_rerun_end_with_the_same_bytes(smoke):
-    folders = sorted((smoke.folder / "results/smoke/saes").rglob("batchtopk/*/seed*"))
+def test_kill_9_of_everything_and_a_rerun_end_with_the_same_bytes(smoke, tmp_path):
+    always = tmp_path / "always.yaml"
+    always.write_text(yaml.safe_dump({"training": {"checkpoint_minutes": 0}}))
+    saes = smoke.folder / "results/smoke/saes"
+    folders = sorted(saes.rglob("batchtopk/*/seed*"))
     before = {folder: file_digest(folder / "sae_weights.safetensors") for folder in folders}
     for folder in folders:
         (folder / "manifest.json").unlink()
         (folder / "sae_weights.safetensors").unlink()
+    command = [sys.executable, "-m", "snakemake", "--cores", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "scale=smoke"],
+        [*command, "--configfile", str(always), "--config", "scale=smoke"],
         cwd=smoke.folder,
         env={**os.environ, "PYTHONPATH": str(smoke.folder / "workflow")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    time.sleep(6)
+    deadline = time.monotonic() + 120
+    while not list(saes.rglob("trainer/*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert list(saes.rglob("trainer/*.safetensors")), "no checkpoint was written in time"
     assert smoke.snakemake("--unlock").returncode == 0
     result = smoke.snakemake()
     assert result.returncode == 0, result.stdout + result.stderr
+    logs = (smoke.folder / "results/smoke/logs/train_sae").rglob("*.log")
+    assert any("going on from step" in log.read_text() for log in logs)
     assert {f: file_digest(f / "sae_weights.safetensors") for f in folders} == before
     assert smoke.planned() == {}

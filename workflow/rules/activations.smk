@@ -18,7 +18,7 @@ rule tokenise:
         mem_mb=3000,
         runtime=60,
     params:
-        settings=subject_settings,
+        settings=window_settings,
         code=fingerprint("saeflow.subjects.tokenise"),
     script:
         "../scripts/tokenise.py"
@@ -42,7 +42,7 @@ rule cache_activations:
         runtime=240,
         gpu=0,
     params:
-        settings=plain(CFG.activations),
+        settings=activation_settings,
         sites=subject_sites,
         code=fingerprint("saeflow.activations.write"),
     script:

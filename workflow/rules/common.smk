@@ -11,7 +11,14 @@ try:
     from saeflow.fingerprint import fingerprint
     from saeflow.job import share_library
     from saeflow.paths import FIGURE_SUFFIXES, POINT, TABLE_SUFFIXES, Paths
-    from saeflow.preflight import check_files, corpus_files, subject_root
+    from saeflow.preflight import (
+        check_files,
+        corpus_files,
+        package_version,
+        subject_files,
+        subject_root,
+    )
+    from saeflow.references import TIMING_SPLIT
 except ModuleNotFoundError as error:
     raise WorkflowError(
         f"{error.name} is not installed in the environment of this snakemake: "

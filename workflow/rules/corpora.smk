@@ -19,6 +19,7 @@ rule corpus:
     params:
         settings=corpus_settings,
         data_dir=str(CFG.data_dir or "."),
+        versions=corpus_versions,
         code=corpus_code,
     script:
         "../scripts/corpus.py"

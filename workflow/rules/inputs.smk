@@ -16,6 +16,12 @@ def corpus_code(wildcards):
     return fingerprint(*(f"saeflow.corpora.{module}" for module in modules))
 
 
+def corpus_versions(wildcards):
+    """Versions of the packages whose documentation is read."""
+    packages = getattr(CFG.corpora[wildcards.corpus], "packages", ())
+    return {package: package_version(package) for package in packages}
+
+
 def corpus_input(wildcards):
     return corpus_files(CFG, wildcards.corpus)
 
@@ -37,18 +43,18 @@ def subject_paths(wildcards):
     return str(subject_root(CFG, wildcards.subject, PROJECT))
 
 
-def subject_files(wildcards):
-    """Files whose change makes a subject another one."""
-    subject, root = CFG.subjects[wildcards.subject], subject_paths(wildcards)
-    names = {
-        "pretrain": lambda: [manifest(subject.shipped)],
-        "folder": lambda: [f"{subject.path}/config.json"],
-        "llama2c": lambda: [subject.checkpoint, subject.tokenizer],
-        "hub": list,
-    }
-    return [
-        os.path.normpath(os.path.join(root, name)) for name in names[subject.source]()
-    ]
+def loaded_files(wildcards):
+    return subject_files(CFG, wildcards.subject, PROJECT)
+
+
+def subject_code(wildcards):
+    """The code of a subject's source: what `make_subject` imports for it."""
+    used = {"pretrain": "pretrain", "llama2c": "llama2c"}
+    subject = CFG.subjects[wildcards.subject]
+    modules = ["materialise"]
+    if subject.source == "llama2c" or wildcards.subject in PRETRAINED:
+        modules.append(used[subject.source])
+    return fingerprint(*(f"saeflow.subjects.{module}" for module in modules))
 
 
 def mixture_corpora(wildcards):
@@ -57,6 +63,18 @@ def mixture_corpora(wildcards):
 
 
 # Tokens and activations
+
+
+def window_settings(wildcards):
+    keys = ("context", "prepend_bos", "min_window")
+    return {key: getattr(CFG.subjects[wildcards.subject], key) for key in keys}
+
+
+def activation_settings(wildcards):
+    """Settings of a cache, with the budget of its own split alone."""
+    settings = plain(CFG.activations)
+    tokens = {wildcards.split: settings["tokens"].get(wildcards.split)}
+    return {**settings, "tokens": tokens}
 
 
 def subject_sites(wildcards):
@@ -94,8 +112,16 @@ def timing_settings(wildcards):
     timing, grid = timing_of(wildcards), timing_grid(wildcards)
     seed = CFG.seeds[0]
     return {
-        "timing": plain(timing),
-        "grid": plain(grid),
+        "rounds": timing.rounds,
+        "steps": timing.steps,
+        "site": grid.site,
+        "origin": {
+            "paper": wildcards.paper,
+            "subject": grid.subject,
+            "corpus": grid.corpus,
+            "split": TIMING_SPLIT,
+            "selection": "all",
+        },
         "variants": {
             name: plain(CFG.sae(name, grid.d_sae, grid.reference_l0, seed))
             for name in timing.variants

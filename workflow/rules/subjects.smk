@@ -22,14 +22,14 @@ rule pretrain_subject:
     params:
         settings=subject_settings,
         root=subject_paths,
-        code=fingerprint("saeflow.subjects.materialise"),
+        code=subject_code,
     script:
         "../scripts/subject.py"
 
 
 rule load_subject:
     input:
-        subject_files,
+        loaded_files,
     output:
         manifest(P.subject("{subject}")),
     log:
@@ -48,6 +48,6 @@ rule load_subject:
     params:
         settings=subject_settings,
         root=subject_paths,
-        code=fingerprint("saeflow.subjects.materialise"),
+        code=subject_code,
     script:
         "../scripts/subject.py"

@@ -7,20 +7,27 @@ user gives (`config/config.yaml`, `--configfile`, `--config`).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from saeflow.activations.settings import ActivationSettings
 from saeflow.claims import ClaimSettings
 from saeflow.corpora.settings import Corpus
 from saeflow.evaluation.settings import EvaluationSettings
-from saeflow.figures.settings import FigureSettings, Shown, TableSettings
+from saeflow.figures.settings import FigureSettings, TableSettings
+from saeflow.references import mistakes, unknown
 from saeflow.sae.settings import SAESettings, Training, Variant, merge_training
 from saeflow.settings import Settings
 from saeflow.subjects.settings import SubjectSettings
@@ -28,6 +35,16 @@ from saeflow.subjects.settings import SubjectSettings
 Scale = Literal["smoke", "desk", "paper"]
 PaperName = Literal["ortsae"]
 Layer = tuple[str, dict[str, Any]]
+
+
+def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"lists a value twice: {', '.join(map(str, values))}")
+    return values
+
+
+Item = TypeVar("Item")
+Distinct = Annotated[tuple[Item, ...], Field(min_length=1), AfterValidator(_distinct)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
 _MAPPINGS_REPLACED = frozenset({"mixture", "splits", "tokens"})
 
@@ -63,20 +80,17 @@ class Grid(Settings):
     """Module of the subject whose output is reconstructed."""
     d_sae: PositiveInt
     """Dictionary size."""
-    l0: tuple[PositiveInt, ...] = Field(min_length=1)
+    l0: Distinct[PositiveInt]
     """Sparsity levels."""
     reference_l0: PositiveInt
     """The level of single-L0 figures and claims."""
-    variants: tuple[str, ...] = Field(min_length=1)
+    variants: Distinct[str]
     """Variants of `variants`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Grid:
         if self.reference_l0 not in self.l0:
             raise ValueError(f"reference_l0 {self.reference_l0} is not one of l0 {self.l0}")
-        for what, values in (("l0", self.l0), ("variants", self.variants)):
-            if len(set(values)) < len(values):
-                raise ValueError(f"{what} lists a value twice: {values}")
         if max(self.l0) > self.d_sae:
             raise ValueError(
                 f"l0 {max(self.l0)} exceeds d_sae {self.d_sae}: k must be at most d_sae"
@@ -88,8 +102,8 @@ class Timing(Settings):
     """Training time of several variants, measured side by side in one process."""
 
     grid: Name
-    variants: tuple[str, ...] = Field(min_length=2)
-    """Variants to time; the first is the reference of the ratios."""
+    variants: Annotated[Distinct[str], Field(min_length=2)]
+    """Variants to time."""
     rounds: PositiveInt = 10
     """Rounds; in each, every variant takes its turn."""
     steps: PositiveInt = 20
@@ -113,14 +127,14 @@ class Config(Settings):
 
     scale: Scale
     """Which `config/scales` file sets subjects, corpora, sizes and budgets."""
-    papers: tuple[PaperName, ...] = Field(min_length=1)
+    papers: Distinct[PaperName]
     """Papers to reproduce."""
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: Distinct[NonNegativeInt]
     """Seeds of every SAE; intervals are over them."""
     data_dir: Path | None = None
-    """Root of your own and downloaded data: sources of files may read nothing outside it."""
+    """Root of your own and downloaded data; the globs of corpora cannot leave it."""
     results: Annotated[str, Field(pattern=r"^[^\s{}]+$")] = "results"
-    """Folder of everything that is generated."""
+    """Folder of everything that is generated, absolute or relative to where Snakemake runs."""
     corpora: dict[Name, Corpus]
     subjects: dict[Name, SubjectSettings]
     activations: ActivationSettings
@@ -164,64 +178,18 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Config:
-        for where, value, allowed in self._references():
-            if value not in allowed:
-                raise ValueError(f"{where}: {_unknown(value, allowed)}")
+        if found := list(mistakes(self)):
+            raise ValueError("\n".join(found))
         return self
-
-    def _references(self) -> Iterator[tuple[str, str, list[str]]]:
-        corpora, subjects = list(self.corpora), list(self.subjects)
-        variants = list(self.variants)
-        for name, subject in self.subjects.items():
-            if subject.source == "pretrain" and subject.pretrain:
-                for corpus in subject.training.mixture:
-                    yield f"subjects.{name}.training.mixture", corpus, corpora
-        for paper in self.papers:
-            section = self.paper(paper)
-            for name, grid in section.grids.items():
-                where = f"{paper}.grids.{name}"
-                yield f"{where}.subject", grid.subject, subjects
-                yield f"{where}.corpus", grid.corpus, corpora
-                for variant in grid.variants:
-                    yield f"{where}.variants", variant, variants
-            for kind in ("figures", "tables"):
-                for name, shown in getattr(section, kind).items():
-                    where = f"{paper}.{kind}.{name}"
-                    yield f"{where}.grid", shown.grid, list(section.grids)
-                    drawn = self._shown_variants(section, shown)
-                    for variant in shown.variants:
-                        yield f"{where}.variants", variant, drawn
-            for claim in section.claims:
-                where = f"{paper}.claims.{claim.id}"
-                yield f"{where}.grid", claim.grid, list(section.grids)
-                measured = self._measured_variants(section, claim.grid)
-                for variant in claim.variants:
-                    yield f"{where}.variants", variant, measured
-            for name, timing in section.timings.items():
-                yield f"{paper}.timings.{name}.grid", timing.grid, list(section.grids)
-                for variant in timing.variants:
-                    yield f"{paper}.timings.{name}.variants", variant, variants
-
-    @staticmethod
-    def _measured_variants(section: Paper, grid: str) -> list[str]:
-        """Variants of a grid and of its timings: those that a claim may compare."""
-        variants = dict.fromkeys(section.grids[grid].variants if grid in section.grids else ())
-        for timing in section.timings.values():
-            if timing.grid == grid:
-                variants.update(dict.fromkeys(timing.variants))
-        return list(variants)
-
-    @staticmethod
-    def _shown_variants(section: Paper, shown: Shown) -> list[str]:
-        """Variants that a figure or table may show: those of its grid or its timing."""
-        timing = getattr(shown, "timing", None)
-        if timing in section.timings:
-            return list(section.timings[timing].variants)
-        return list(section.grids[shown.grid].variants) if shown.grid in section.grids else []
 
     @model_validator(mode="after")
     def _variants_train(self) -> Config:
         for name, variant in self.variants.items():
+            for key in {"tokens", "batch_size"} & set(variant.training):
+                raise ValueError(
+                    f"variants.{name}.training.{key}: the variants of a comparison see the same "
+                    f"batches; set training.{key}"
+                )
             try:
                 merge_training(self.training, variant)
             except ValidationError as error:
@@ -240,7 +208,7 @@ def load_config(user: Mapping[str, Any], folder: Path) -> Config:
     path = folder / "scales" / f"{scale}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in (folder / "scales").glob("*.yaml"))
-        raise ConfigError(f"config key scale: {_unknown(str(scale), known)}")
+        raise ConfigError(f"config key scale: {unknown(str(scale), known)}")
     papers = sorted((folder / "papers").glob("*.yaml"))
     layers: list[Layer] = [("config/variants.yaml", read_yaml(folder / "variants.yaml"))]
     layers += [(f"config/papers/{p.name}", {p.stem: read_yaml(p)}) for p in papers]
@@ -291,12 +259,6 @@ def _other_kind(old: Any, new: Any) -> bool:
     return any(tag in new and new[tag] != old.get(tag) for tag in ("source", "kind"))
 
 
-def _unknown(value: str, allowed: list[str]) -> str:
-    close = difflib.get_close_matches(value, allowed, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"{value!r} is not known{hint}; allowed: {', '.join(map(str, allowed))}"
-
-
 def _explain(error: ValidationError, tree: Mapping[str, Any], layers: list[Layer]) -> str:
     """One line a mistake: file, key, what is allowed, value."""
     lines = []
@@ -304,12 +266,11 @@ def _explain(error: ValidationError, tree: Mapping[str, Any], layers: list[Layer
         keys = _written_keys(detail["loc"], tree)
         message = detail["msg"].removeprefix("Value error, ")
         if not keys:  # a check of the whole tree names the key itself
-            key, _, message = message.partition(": ")
-            keys = key.split(".")
-            lines.append(f"{_origin(keys, layers)}: {key}: {message}")
+            for line in message.splitlines():
+                lines.append(f"{_origin(line.partition(': ')[0].split('.'), layers)}: {line}")
             continue
         if detail["type"] == "extra_forbidden":
-            message = f"unknown key: {_unknown(str(keys[-1]), _fields_at(keys[:-1], tree))}"
+            message = f"unknown key: {unknown(str(keys[-1]), _fields_at(keys[:-1], tree))}"
         elif detail["type"] != "missing":
             message += f"; got {_short(detail['input'])}"
         lines.append(": ".join(filter(None, [_origin(keys, layers), ".".join(keys), message])))

@@ -2,7 +2,8 @@
 
 Snakemake sees a rule's script but not what the script imports. Rules therefore carry this hash as
 a parameter. Comments, docstrings and formatting do not count, nor do the modules of `_UNHASHED`,
-which cannot change a result.
+which cannot change a result. What a function imports when it is called is not followed, because
+such imports are alternatives: a rule names the one that it takes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _UNHASHED = frozenset(
 
 
 def fingerprint(*modules: str) -> str:
-    """Return 16 hexadecimal digits over `modules` and every saeflow module they import.
+    """Return 16 hexadecimal digits over `modules` and every saeflow module they import on top.
 
     Raises ValueError for a name that is no module of the package.
     """
@@ -68,7 +69,7 @@ def _imports(module: str) -> tuple[str, ...]:
 
 
 def _imported_names(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in tree.body:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from saeflow.artifacts import ArtifactError
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 1 << 30
 
@@ -22,8 +20,8 @@ def job(log: str | Path, threads: int) -> Iterator[None]:
     """Run a job with standard error in `log`, `threads` threads and a thrifty allocator.
 
     Must be entered before torch is imported, whose thread pools read the environment once. An
-    error that names its cause for the user ends the job with that message alone; anything else
-    keeps its traceback.
+    error of saeflow's own names its cause for the user and ends the job with that message alone;
+    anything else keeps its traceback.
     """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[variable] = str(threads)
@@ -32,11 +30,16 @@ def job(log: str | Path, threads: int) -> Iterator[None]:
     sys.stderr = Path(log).open("w", buffering=1)  # noqa: SIM115
     try:
         yield
-    except (ArtifactError, ValidationError, ValueError, OSError) as error:
-        if os.environ.get("SAEFLOW_TRACEBACK"):
+    except Exception as error:
+        if not _names_its_cause(error):
             raise
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
+
+
+def _names_its_cause(error: Exception) -> bool:
+    own = any(kind.__module__.startswith("saeflow.") for kind in type(error).__mro__)
+    return own or isinstance(error, ValidationError)
 
 
 def share_library() -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from saeflow.artifacts import ArtifactError
 from saeflow.config import Config, ConfigError
 from saeflow.corpora.settings import Files, Hub
 from saeflow.subjects.settings import FromFolder, FromHub, FromLlama2c, PretrainedHere
@@ -27,6 +30,9 @@ def check_files(config: Config, project: Path) -> None:
 def corpus_files(config: Config, corpus: str) -> list[str]:
     """Return the files that a corpus is read from; raises ConfigError if a glob finds none."""
     settings = config.corpora[corpus]
+    if isinstance(settings, Hub) and settings.folder and config.data_dir:
+        found = (config.data_dir / settings.folder).rglob("*")
+        return sorted(str(path) for path in found if path.is_file())
     if not isinstance(settings, Files):
         return []
     from saeflow.corpora.documents import CorpusError
@@ -40,6 +46,19 @@ def corpus_files(config: Config, corpus: str) -> list[str]:
         raise ConfigError(f"corpora.{corpus}.paths: {error}") from error
 
 
+def subject_files(config: Config, name: str, project: Path) -> list[str]:
+    """Return the files whose change makes a subject another one."""
+    subject, root = config.subjects[name], subject_root(config, name, project)
+    if isinstance(subject, PretrainedHere):
+        return [] if subject.pretrain else [f"{root / str(subject.shipped)}/manifest.json"]
+    if isinstance(subject, FromLlama2c):
+        return [str(root / subject.checkpoint), str(root / subject.tokenizer)]
+    if isinstance(subject, FromFolder):
+        found = (root / subject.path).glob("*")
+        return sorted(str(p) for p in found if p.suffix in {".json", ".safetensors", ".model"})
+    return []
+
+
 def _used_corpora(config: Config) -> set[str]:
     used = set()
     for paper in config.papers:
@@ -49,6 +68,17 @@ def _used_corpora(config: Config) -> set[str]:
             if isinstance(subject, PretrainedHere) and subject.pretrain:
                 used |= set(subject.training.mixture)
     return used
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
+
+
+def package_version(package: str) -> str:
+    """Return the version of an installed package by its import name, or an empty text."""
+    distributions = _distributions().get(package, [])
+    return metadata.version(distributions[0]) if distributions else ""
 
 
 def subject_root(config: Config, name: str, project: Path) -> Path:
@@ -108,7 +138,13 @@ def subject_sites(config: Config, name: str, project: Path) -> list[str] | None:
     from saeflow.artifacts import write_json
     from saeflow.subjects.sites import known_sites
 
-    sites = known_sites(description)
+    try:
+        sites = known_sites(description)
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"subjects.{name}: its config.json describes no causal language model that this "
+            f"version of transformers builds ({type(error).__name__}: {error})"
+        ) from error
     write_json(cache, sites)
     return sites
 
@@ -135,7 +171,10 @@ def _llama2c_description(name: str, subject: FromLlama2c, root: Path) -> dict[st
             raise ConfigError(f"subjects.{name}.{key}: {path} does not exist")
     from saeflow.subjects.llama2c import read_header
 
-    header = read_header(root / subject.checkpoint)
+    try:
+        header = read_header(root / subject.checkpoint)
+    except ArtifactError as error:
+        raise ConfigError(f"subjects.{name}.checkpoint: {error}") from error
     return {"model_type": "llama", "num_hidden_layers": header.layers}
 
 

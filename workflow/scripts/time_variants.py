@@ -1,24 +1,20 @@
 from saeflow.job import job
 
-with job(snakemake.log[0], snakemake.threads):
+# One thread, as a training has; the rule reserves all cores so that nothing disturbs it.
+with job(snakemake.log[0], threads=1):
     from pathlib import Path
 
     from saeflow.sae.settings import SAESettings
     from saeflow.sae.timing import time_variants
 
-    settings, grid = snakemake.params.settings, snakemake.params.settings["grid"]
+    settings = snakemake.params.settings
     time_variants(
         {name: SAESettings.model_validate(s) for name, s in settings["variants"].items()},
         Path(snakemake.input[0]).parent,
-        grid["site"],
+        settings["site"],
         Path(snakemake.output[0]).parent,
-        rounds=settings["timing"]["rounds"],
-        steps=settings["timing"]["steps"],
-        origin={
-            "paper": snakemake.wildcards.paper,
-            "subject": grid["subject"],
-            "corpus": grid["corpus"],
-            "split": "train",
-            "selection": "all",
-        },
+        rounds=settings["rounds"],
+        steps=settings["steps"],
+        origin=settings["origin"],
+        device="cuda" if snakemake.resources.gpu else "cpu",
     )

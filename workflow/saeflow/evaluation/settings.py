@@ -8,6 +8,23 @@ from pydantic import Field, PositiveInt
 
 from saeflow.settings import Settings
 
+CORE_METRICS = (
+    "explained_variance",
+    "fvu",
+    "l0",
+    "dead_latents",
+    "mean_decoder_cosine",
+    "mean_decoder_cosine_random",
+    "ce_clean",
+    "ce_sae",
+    "ce_zero",
+    "ce_loss_score",
+    "kl_sae",
+    "kl_zero",
+    "kl_score",
+)
+"""Metrics of the rows that `core.evaluate_core` writes."""
+
 
 class CoreSettings(Settings):
     """Settings of the core metrics of one SAE point (a variant at one sparsity, all seeds)."""

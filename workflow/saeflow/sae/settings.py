@@ -8,6 +8,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from saeflow.settings import Settings
 
+TIMING_METRIC = "step_seconds"
+"""Metric of the rows that `timing.time_variants` writes."""
+
 
 class L1(Settings):
     """Sum of latent activations (decoder rows have unit norm, so none is weighted)."""

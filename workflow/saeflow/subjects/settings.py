@@ -84,17 +84,32 @@ class PretrainSettings(Settings):
         return self.tokens // (self.batch_windows * self.context)
 
 
-class CommonSettings(Settings):
-    """What every subject has, wherever it comes from."""
+class WindowSettings(Settings):
+    """How documents are cut into what a subject reads."""
 
-    sites: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Names or globs of the modules whose outputs are interpreted (`gpt_neox.layers.*`)."""
     context: Annotated[int, Field(ge=2)]
     """Longest window of tokens fed to the model, its begin token included."""
     prepend_bos: bool = True
     """Begin every window with the begin token, whose position then serves as attention sink."""
     min_window: PositiveInt = 16
     """Windows with fewer tokens of text are dropped."""
+
+    @model_validator(mode="after")
+    def _some_window_is_kept(self) -> WindowSettings:
+        room = self.context - self.prepend_bos
+        if self.min_window > room:
+            raise ValueError(
+                f"min_window: {self.min_window} exceeds the {room} text tokens that context "
+                f"{self.context} has room for: every window would be dropped"
+            )
+        return self
+
+
+class CommonSettings(WindowSettings):
+    """What every subject has, wherever it comes from."""
+
+    sites: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names or globs of the modules whose outputs are interpreted (`gpt_neox.layers.*`)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the loaded weights."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from saeflow.subjects.load import Subject
+from saeflow.subjects.patterns import site_matches
 
 
 class SiteError(ValueError):
@@ -55,7 +55,7 @@ def match_sites(names: Sequence[str], patterns: Iterable[str]) -> list[str]:
     """
     found: set[str] = set()
     for pattern in patterns:
-        matches = [name for name in names if _matches(name, pattern)]
+        matches = [name for name in names if site_matches(name, pattern)]
         if not matches:
             near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.5)
             blocks = [name for name in names if name.count(".") <= 2]
@@ -66,11 +66,6 @@ def match_sites(names: Sequence[str], patterns: Iterable[str]) -> list[str]:
             )
         found.update(matches)
     return [name for name in names if name in found]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    parts, globs = name.split("."), pattern.split(".")
-    return len(parts) == len(globs) and all(map(fnmatchcase, parts, globs))
 
 
 def resolve_sites(model: PreTrainedModel, patterns: Iterable[str]) -> list[str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from saeflow.artifacts import ArtifactError, Clock, atomic_path, read_manifest, write_manifest
 from saeflow.progress import Progress
 from saeflow.subjects.load import load_tokenizer
-from saeflow.subjects.settings import SubjectSettings
+from saeflow.subjects.settings import WindowSettings
 
 SPLITS = ("train", "validation", "test")
 SCHEMA = pa.schema(
@@ -58,7 +58,7 @@ class _Windows:
         self.documents, self.starts, self.tokens = [], [], []
 
 
-def tokenise(settings: SubjectSettings, subject: Path, corpus: Path, out: Path) -> None:
+def tokenise(settings: WindowSettings, subject: Path, corpus: Path, out: Path) -> None:
     """Write `{split}.parquet` for each split of `corpus`, and the manifest, into folder `out`.
 
     A row is a window: the begin token if the settings ask for one, then up to `context` tokens
@@ -92,11 +92,7 @@ def tokenise(settings: SubjectSettings, subject: Path, corpus: Path, out: Path) 
     write_manifest(
         out,
         kind="tokens",
-        settings={
-            "context": settings.context,
-            "prepend_bos": settings.prepend_bos,
-            "min_window": settings.min_window,
-        },
+        settings=settings.model_dump(mode="json"),
         files=[f"{split}.parquet" for split in SPLITS],
         inputs={"subject": subject, "corpus": corpus},
         stats=stats,
@@ -120,7 +116,7 @@ def _batches(corpus: Path) -> Iterator[tuple[list[int], list[str], list[str]]]:
 
 
 def _cut(
-    settings: SubjectSettings,
+    settings: WindowSettings,
     document: int,
     ids: Sequence[int],
     begin: list[int],
