@@ -1,12 +1,19 @@
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
+from saeflow import artifacts
 from saeflow.artifacts import (
     ArtifactError,
     Clock,
     atomic_path,
+    begin,
     clear_folder,
+    is_unchanged,
     read_manifest,
     write_json,
     write_manifest,
@@ -28,6 +35,7 @@ def folder(tmp_path):
         inputs={"source": tmp_path / "source"},
         stats={"rows": 3},
         seed=7,
+        code="0123",
         clock=Clock(),
     )
     return out
@@ -38,6 +46,7 @@ def test_a_manifest_describes_what_was_made(folder):
     assert manifest["settings"] == {"k": 1}
     assert manifest["files"]["a.bin"]["bytes"] == 3
     assert manifest["seed"] == 7
+    assert manifest["code"] == "0123"
     assert manifest["stats"] == {"rows": 3}
     assert len(manifest["inputs"]["source"]["sha256"]) == 64
     assert manifest["peak_memory_mib"] > 0
@@ -91,3 +100,49 @@ def test_a_manifest_over_a_missing_file_is_refused(tmp_path):
 def test_clearing_a_folder_removes_what_was_left(folder):
     clear_folder(folder)
     assert not list(folder.iterdir())
+
+
+def test_a_stage_begins_without_manifest_and_leftovers(folder):
+    (folder / ".tmp-a.bin-xyz.bin").write_bytes(b"half")
+    assert begin(folder) == folder
+    assert [path.name for path in folder.iterdir()] == ["a.bin"]
+    assert begin(folder / "new" / "deep").is_dir()
+
+
+def test_a_write_removes_what_a_killed_one_left_and_no_other_files_write(tmp_path):
+    """As in a folder of figures, which several jobs fill at once."""
+    path = tmp_path / "a[1].json"
+    script = (
+        "import os, signal, sys\n"
+        "from saeflow.artifacts import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(path)])
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    with atomic_path(tmp_path / "b.json") as other:
+        other.write_text("{}")
+        write_json(path, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a[1].json", "b.json"]
+
+
+def test_an_input_is_known_again_by_its_hash_or_if_large_by_size_and_time(tmp_path, monkeypatch):
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"one")
+    (tmp_path / "out").mkdir()
+    write_manifest(tmp_path / "out", kind="x", settings={}, files=[], inputs={"w": weights})
+    entry = read_manifest(tmp_path / "out", kind="x")["inputs"]["w"]
+    written = weights.stat().st_mtime_ns
+    assert is_unchanged(weights, entry)
+    assert not is_unchanged(tmp_path / "absent", entry)
+    weights.write_bytes(b"two")
+    os.utime(weights, ns=(written, written))
+    assert not is_unchanged(weights, entry)
+    monkeypatch.setattr(artifacts, "_SMALL_BYTES", 1)
+    assert is_unchanged(weights, entry)  # not read: size and time are those recorded
+    os.utime(weights, ns=(written, written + 1))
+    assert not is_unchanged(weights, entry)
+    weights.write_bytes(b"one")
+    assert is_unchanged(weights, entry)  # another time, so that it is read

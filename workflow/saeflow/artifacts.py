@@ -6,6 +6,7 @@ manifest is unfinished; a folder whose files differ from its manifest is damaged
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ from typing import Any
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+_TEMPORARY = ".tmp-"
+_SMALL_BYTES = 2**26
 _RECORDED_PACKAGES = ("saeflow", "torch", "transformers", "numpy", "pyarrow", "datasets")
 
 
@@ -50,11 +53,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it on success and vanishes on error.
 
     The bytes are flushed to disk before the rename, so that a crash leaves the old file or the
-    whole new one.
+    whole new one. What a killed run left of the same file is removed; a file has one writer.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=path.suffix)
+    prefix = f"{_TEMPORARY}{path.name}-"
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
+        leftover.unlink(missing_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -91,6 +97,20 @@ def clear_folder(folder: str | Path) -> None:
     Path(folder).mkdir(parents=True)
 
 
+def begin(folder: str | Path) -> Path:
+    """Make `folder` ready for a stage that fills it alone, and return it.
+
+    An old manifest goes before the first new file comes, so that it never vouches for files that
+    it does not describe; so do the temporary files of a killed run. Finished files stay.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for leftover in folder.glob(f"{_TEMPORARY}*"):
+        leftover.unlink()
+    return folder
+
+
 def write_manifest(
     folder: str | Path,
     *,
@@ -101,12 +121,14 @@ def write_manifest(
     stats: Mapping[str, Any] | None = None,
     seed: int | None = None,
     device: str = "cpu",
+    code: str | None = None,
     clock: Clock | None = None,
 ) -> Path:
     """Write `folder/manifest.json` over finished files and return its path.
 
     `files` are names inside `folder`; `inputs` are artefact folders (their manifest is hashed) or
-    files. Raises FileNotFoundError for a file or an input that is not there.
+    files; `code` is the fingerprint of the stage's code. Raises FileNotFoundError for a file or
+    an input that is not there.
     """
     folder = Path(folder)
     described = {}
@@ -122,6 +144,7 @@ def write_manifest(
         "stats": stats or {},
         "seed": seed,
         "device": device,
+        "code": code,
         "software": _software(),
         **(clock or Clock()).read(),
     }
@@ -129,9 +152,33 @@ def write_manifest(
     return folder / MANIFEST
 
 
-def _describe_input(path: Path) -> dict[str, str]:
+def _describe_input(path: Path) -> dict[str, Any]:
     target = path / MANIFEST if path.is_dir() else path
-    return {"path": str(path), "sha256": file_digest(target)}
+    found = target.stat()
+    return {
+        "path": str(path),
+        "bytes": found.st_size,
+        "modified": found.st_mtime_ns,
+        "sha256": file_digest(target),
+    }
+
+
+def is_unchanged(path: Path, entry: Mapping[str, Any]) -> bool:
+    """Whether the file `path` is still the input that a manifest's `entry` describes.
+
+    A large file of the same size and time of modification is not read again; all others are
+    hashed.
+    """
+    if not path.is_file():
+        return False
+    found = path.stat()
+    same = (found.st_size, found.st_mtime_ns) == (entry.get("bytes"), entry.get("modified"))
+    return (same and found.st_size >= _SMALL_BYTES) or file_digest(path) == entry["sha256"]
+
+
+def rebuild_command(folder: Path) -> str:
+    """Return the shell command that makes the artefact in `folder` anew."""
+    return f"rm {folder / MANIFEST} && snakemake --cores all {folder / MANIFEST}"
 
 
 def _software() -> dict[str, str]:
@@ -152,7 +199,7 @@ def read_manifest(folder: str | Path, *, kind: str, deep: bool = False) -> dict[
     """
     folder = Path(folder)
     path = folder / MANIFEST
-    rebuild = f"rebuild it with: rm {path} && snakemake --cores all {path}"
+    rebuild = f"rebuild it with: {rebuild_command(folder)}"
     if not path.is_file():
         raise ArtifactError(f"{folder} has no {MANIFEST}: it was never finished; {rebuild}")
     try:
