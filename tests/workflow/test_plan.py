@@ -45,11 +45,14 @@ def test_targets_are_listed_before_anything_has_run(fresh):
         ({"seed": [1]}, ["seed", "unknown key", "seeds"]),
         ({"ortsae": {"grids": {"main": {"l0": [4, 16, 999]}}}}, ["999", "exceeds d_sae"]),
         (
-            {"ortsae": {"grids": {"main": {"site": "gpt_neox.layers.9"}}}},
+            {
+                "subjects": {"tiny": {"sites": ["gpt_neox.layers.*"]}},
+                "ortsae": {"grids": {"main": {"site": "gpt_neox.layers.9"}}},
+            },
             ["ortsae.grids.main.site", "gpt_neox.layers.9", "gpt_neox.layers.2"],
         ),
         (
-            {"corpora": {"docs": {"source": "files", "paths": "absent/*.txt"}}},
+            {"corpora": {"docs": {"source": "files", "paths": "no/*.txt", "domain": "x"}}},
             ["corpora.docs.paths", "data_dir"],
         ),
         ({"ortsae": {"grids": {"main": {"variants": ["relus"]}}}}, ["relus", "did you mean"]),
