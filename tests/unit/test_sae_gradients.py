@@ -23,7 +23,6 @@ from saeflow.sae.seeding import generator
 from saeflow.sae.sparse import Pairs, decode_pairs, encode_pairs
 
 D, F, B, K = 12, 30, 16, 3
-STEPS = 100
 
 
 def random_sae(seed: int = 0) -> SAE:
@@ -100,7 +99,7 @@ def gradients(sae: SAE, loss: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_term_equals_the_dense_reference(name, seed):
     sae, x_bd = random_sae(seed), planted(B, d=D, seed=seed)[0].double()
-    terms = loss_terms(settings(name, d_sae=F, l0=K), D, STEPS)
+    terms = loss_terms(settings(name, d_sae=F, l0=K), D)
     step = sparse_step(sae, x_bd, name)
     expected = dense_losses(sae, x_bd, name, terms)
     assert {term.name for term in terms} == set(expected)
@@ -121,10 +120,10 @@ def test_every_term_equals_finite_differences(name, seed):
     stream = torch.Generator().manual_seed(seed)
     pairs = sparse_step(sae, x_bd, name).pairs
     still = [p.detach() for p in sparse_step(sae, x_bd, name, fixed=pairs).prefixes_bd]
-    for position in range(len(loss_terms(settings(name, d_sae=F, l0=K), D, STEPS))):
+    for position in range(len(loss_terms(settings(name, d_sae=F, l0=K), D))):
 
         def loss(position: int = position) -> Tensor:
-            term = loss_terms(settings(name, d_sae=F, l0=K), D, STEPS)[position]
+            term = loss_terms(settings(name, d_sae=F, l0=K), D)[position]
             step = sparse_step(sae, x_bd, name, fixed=pairs)
             if term.name == "auxk":  # its target is detached: hold it still
                 object.__setattr__(step, "prefixes_bd", still)
@@ -149,7 +148,7 @@ def test_every_term_equals_finite_differences(name, seed):
 def test_encoder_gets_no_gradient_of_inactive_latents():
     sae, x_bd = random_sae(), planted(B, d=D)[0].double()
     step = sparse_step(sae, x_bd, "batchtopk")
-    loss = loss_terms(settings("batchtopk", d_sae=F, l0=K), D, STEPS)[0](sae, step)
+    loss = loss_terms(settings("batchtopk", d_sae=F, l0=K), D)[0](sae, step)
     idle = torch.ones(F, dtype=torch.bool)
     idle[step.pairs.latents_p] = False
     assert idle.any() and not idle.all()

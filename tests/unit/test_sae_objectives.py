@@ -80,21 +80,21 @@ def test_decode_of_no_pairs_is_zero():
 def test_l1_is_the_mean_over_tokens_of_the_sum_over_latents():
     sae = sae_of(torch.eye(4))
     step = step_of(sae, torch.zeros(2, 4), torch.tensor([[1.0, 2, 0, 0], [0, 0, 0, 3]]))
-    assert L1Penalty(L1(), 2, 10, 0.1)(sae, step).item() == pytest.approx(3)
+    assert L1Penalty(L1(), 2, 0.1)(sae, step).item() == pytest.approx(3)
 
 
-def test_l1_coefficient_follows_l0_and_freezes():
+def test_l1_coefficient_is_proportional_to_l0_and_integrates_it():
     sae, dense = sae_of(torch.eye(4)), torch.ones(2, 4)
-    term = L1Penalty(L1(coefficient=1, match_gain=2, match_until=0.5), 1, 10, 0.05)
+    term = L1Penalty(L1(coefficient=1, match_gain=2), 1, 0.05)
     term(sae, step_of(sae, dense, dense))
     assert term.weight == pytest.approx(math.exp(0.1))  # l0 is 4 for 1: off by more than e
     sparse = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]])
-    term(sae, step_of(sae, dense, sparse, index=4))
-    assert term.weight == pytest.approx(math.exp(0.1 + 0.1 * math.log(0.5)))
-    before = term.weight
-    term(sae, step_of(sae, dense, dense, index=5))
-    assert term.weight == before
-    fixed = L1Penalty(L1(coefficient=1, match_l0=False), 1, 10, 0.05)
+    half = math.log(0.5)
+    term(sae, step_of(sae, dense, sparse))
+    assert term.weight == pytest.approx(math.exp(0.1 + 0.1 * half + half - 1))
+    term(sae, step_of(sae, dense, sparse))  # as far off as before: only the sum goes on
+    assert term.weight == pytest.approx(math.exp(0.1 + 0.2 * half + half - 1))
+    fixed = L1Penalty(L1(coefficient=1, match_l0=False), 1, 0.05)
     fixed(sae, step_of(sae, dense, dense))
     assert fixed.weight == 1
 
@@ -182,7 +182,7 @@ def test_orthogonality_in_blocks_of_rows_is_the_same(monkeypatch):
 
 
 def test_variants_list_their_terms():
-    named = {name: [t.name for t in loss_terms(settings(name), 32, 100)]
+    named = {name: [t.name for t in loss_terms(settings(name), 32)]
              for name in ("relu", "topk", "ortsae")}  # fmt: skip
     assert named == {
         "relu": ["reconstruction", "l1"],

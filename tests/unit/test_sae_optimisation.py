@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from saeflow.sae.activation_functions import JumpReLU
 from saeflow.sae.initial import geometric_median
-from saeflow.sae.objectives import L1Penalty
+from saeflow.sae.model import SAE
 from saeflow.sae.optimisation import NonFiniteLoss, Trainer, clip_gradients, learning_rate
 from saeflow.sae.settings import Training, Variant
 
@@ -23,6 +23,10 @@ def trained(variant: str | Variant, rows_nd: Tensor, steps: int, **options) -> T
         start = i * batch % (len(rows_nd) - batch)
         trainer.step(rows_nd[start : start + batch])
     return trainer
+
+
+def inference_l0(sae: SAE, rows_nd: Tensor) -> float:
+    return (sae.encode(rows_nd) > 0).sum(1).float().mean().item()
 
 
 def weights(trainer: Trainer) -> list[Tensor]:
@@ -179,9 +183,8 @@ def test_ortsae_lowers_the_decoder_cosine(seed):
     assert means["ortsae"] < 0.8 * means["batchtopk"]
 
 
-def test_l1_coefficient_steers_to_the_grid_l0():
-    rows, _ = planted(40_000)
-    trainer = trained("relu", rows, 400, batch_size=128, l0=4)
-    assert isinstance(trainer.terms[1], L1Penalty)
-    l0 = (trainer.finished().encode(rows[-4000:]) > 0).sum(1).float().mean().item()
-    assert l0 == pytest.approx(4, rel=0.25)
+@pytest.mark.parametrize("l0", [2, 4, 8])
+def test_a_relu_sae_ends_at_the_grids_l0(l0):
+    rows, _ = planted(40_000, features=200, d=64, active=6)
+    trainer = trained("relu", rows, 400, batch_size=128, d_sae=128, l0=l0)
+    assert inference_l0(trainer.finished(), rows[-8000:]) == pytest.approx(l0, rel=0.03)

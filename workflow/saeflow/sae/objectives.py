@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -53,18 +52,20 @@ class Step:
         return (self.x_bd - self.prefixes_bd[-1]).detach()
 
 
-class LossTerm(Protocol):
+class LossTerm:
     """One named loss."""
 
     name: str
     weight: float
+    memory: float = 0.0
+    """What it carries from step to step besides its weight."""
 
     def __call__(self, sae: SAE, step: Step) -> Tensor | None:
         """Return the unweighted scalar loss, or None where it is not due at this step."""
-        ...
+        raise NotImplementedError
 
 
-class Reconstruction:
+class Reconstruction(LossTerm):
     """Squared error, mean over batch, dimensions and Matryoshka's nested prefixes."""
 
     name, weight = "reconstruction", 1.0
@@ -75,35 +76,36 @@ class Reconstruction:
         return torch.stack(squares).mean()
 
 
-class L1Penalty:
+class L1Penalty(LossTerm):
     """Sum of a token's latent activations, mean over the batch.
 
     Decoder rows have unit norm here, so that weighting by it would change nothing. With `match_l0`
-    the coefficient follows the sparsity: it rises while more than the target are active, by a
-    factor of at most exp(match_gain * learning_rate) a step, and is frozen after `match_until` of
-    the training.
+    the coefficient is steered to the sparsity by a proportional-integral controller in logarithms:
+    with off = log(batch L0 / target), limited to -1..1, its logarithm is off plus the sum of
+    match_gain * learning_rate * off over the steps. The sum alone would trail a coefficient that
+    has to fall while the reconstruction improves, or swing if it were fast enough not to.
     """
 
     name = "l1"
 
-    def __init__(
-        self, settings: config.L1, target_l0: int, steps: int, learning_rate: float
-    ) -> None:
+    def __init__(self, settings: config.L1, target_l0: int, learning_rate: float) -> None:
         self.settings, self.target = settings, target_l0
         self.rate = settings.match_gain * learning_rate
-        self.frozen_from = settings.match_until * steps
         self.weight = settings.coefficient
+        self.memory = 1.0  # the last off; training starts with many times the target active
 
     def __call__(self, sae: SAE, step: Step) -> Tensor:
         """Return the mean L1 norm of a token's latents; steer the coefficient for the next step."""
         batch = len(step.x_bd)
-        if self.settings.match_l0 and step.index < self.frozen_from:
+        if self.settings.match_l0:
             off = math.log(max(len(step.values_p), 1) / (batch * self.target))
-            self.weight *= math.exp(self.rate * max(-1.0, min(1.0, off)))
+            off = max(-1.0, min(1.0, off))
+            self.weight *= math.exp(self.rate * off + off - self.memory)
+            self.memory = off
         return step.values_p.sum() / batch
 
 
-class AuxKLoss:
+class AuxKLoss(LossTerm):
     """Error of rebuilding the error with the top dead latents (Gao et al. 2024, App. A.2).
 
     Divided by the error's variance over the batch, so that the term keeps its size while the
@@ -143,7 +145,7 @@ class AuxKLoss:
         return Pairs(rows, dead[columns], shape), pre_bn[rows, columns]
 
 
-class OrthogonalityPenalty:
+class OrthogonalityPenalty(LossTerm):
     """OrtSAE's penalty on aligned decoder rows (arXiv 2509.22033, Eqs. 3-5).
 
     The latents are split at random into K = ceil(d_sae / chunk_size) chunks of near-equal size,
@@ -234,13 +236,12 @@ def run_step(
     return Step(x_bd, input_bd, pairs, values_p, prefixes_bd, dead_f, index)
 
 
-def loss_terms(settings: config.SAESettings, d_in: int, steps: int) -> list[LossTerm]:
-    """Return the terms of a variant at one point of the grid, for a training of `steps` steps."""
+def loss_terms(settings: config.SAESettings, d_in: int) -> list[LossTerm]:
+    """Return the terms of a variant at one point of the grid."""
     variant = settings.variant
     terms: list[LossTerm] = [Reconstruction()]
     if variant.l1 is not None:
-        rate = settings.training.learning_rate
-        terms.append(L1Penalty(variant.l1, settings.l0, steps, rate))
+        terms.append(L1Penalty(variant.l1, settings.l0, settings.training.learning_rate))
     if variant.auxk is not None:
         terms.append(AuxKLoss(variant.auxk, d_in))
     if variant.orthogonality is not None:

@@ -54,7 +54,7 @@ class Trainer:
         self.optimiser = torch.optim.Adam(
             self.sae.parameters(), lr=training.learning_rate, betas=training.betas, fused=True
         )
-        self.terms = loss_terms(settings, self.sae.d_in, self.steps)
+        self.terms = loss_terms(settings, self.sae.d_in)
         self.select = training_selection(settings)
         self.preactivations = Preactivations()
         nested = settings.variant.matryoshka
@@ -160,6 +160,7 @@ class Trainer:
             "index": self.index,
             "threshold": self.threshold,
             "weights": self.weights,
+            "memories": {term.name: term.memory for term in self.terms},
         }
 
     @torch.no_grad()
@@ -174,6 +175,7 @@ class Trainer:
                 state[moment] = torch.empty_like(parameter).copy_(tensors[f"{moment}.{name}"])
         for term in self.terms:
             term.weight = numbers["weights"][term.name]
+            term.memory = numbers["memories"][term.name]
         self.index, self.threshold = numbers["index"], numbers["threshold"]
 
 

@@ -18,12 +18,11 @@ class L1(Settings):
     coefficient: PositiveFloat = 2e-2
     """The penalty's weight; where `match_l0` is on, its starting value."""
     match_l0: bool = True
-    """Steer the coefficient until the batch L0 meets the grid's L0, then freeze it."""
-    match_gain: PositiveFloat = 5.0
+    """Steer the coefficient, to the end, so that the batch L0 is the grid's L0."""
+    match_gain: PositiveFloat = 20.0
     """Relative change of the coefficient per step, in units of the learning rate, where L0 is off
-    by a factor of e or more. L0 answers at the pace of the learning rate: 5 settles, 30 swings."""
-    match_until: float = Field(default=0.8, gt=0, le=1)
-    """Share of the training after which the coefficient is frozen."""
+    by a factor of e or more. L0 answers at the pace of the learning rate: 5 lags behind a
+    coefficient that has to fall all along, 40 swings at the start."""
 
 
 class AuxK(Settings):
