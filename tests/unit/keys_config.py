@@ -18,6 +18,7 @@ from sae_planted import SITE, planted, planted_cache, settings
 from saeflow.config import Config, Timing, load_config
 from saeflow.paths import POINT, Paths
 from saeflow.preflight import corpus_files, subject_root
+from saeflow.references import TIMING_SPLIT
 from saeflow.sae.timing import time_variants
 from saeflow.targets import targets
 
@@ -36,6 +37,7 @@ def lookups(config: Config) -> SimpleNamespace:
         "os": os,
         "corpus_files": corpus_files,
         "subject_root": subject_root,
+        "TIMING_SPLIT": TIMING_SPLIT,
     }
     common = (RULES / "common.smk").read_text()
     exec("def manifest" + common.split("def manifest", 1)[1], names)
@@ -80,16 +82,14 @@ def page(rules: SimpleNamespace, out: Path) -> str:
 
 
 def base() -> dict[str, Any]:
-    """Return the smoke scale with a second grid, and a subject in a folder."""
+    """Return the smoke scale with a second grid and timing, and a subject in a folder."""
     user = {"scale": "smoke", "papers": ["ortsae"]}
     tree = load_config(user, ROOT / "config").model_dump(mode="json")
-    tree["subjects"]["own"] = {
-        "source": "folder",
-        "path": "model",
-        "sites": ["layers.0"],
-        "context": 8,
-    }
+    sites = {"sites": ["gpt_neox.layers.*"]}
+    tree["subjects"]["tiny"] |= sites
+    tree["subjects"]["own"] = {"source": "folder", "path": "model", "context": 64} | sites
     tree["ortsae"]["grids"]["other"] = tree["ortsae"]["grids"]["main"] | {"d_sae": 128}
+    tree["ortsae"]["timings"]["again"] = tree["ortsae"]["timings"]["steps"]
     return tree
 
 
@@ -110,6 +110,13 @@ def run_timing(timing: Timing, world: Path, out: Path) -> Result:
 MAIN = "ortsae.grids.main"
 TIMED_ALONE = {"ortsae.claims": [], "ortsae.tables": {}}
 IN_BOTH = ["batchtopk", "matryoshka", "ortsae"]
+TIMED_SWEEP = {
+    "ortsae.tables.table4.timing": "steps",
+    "ortsae.tables.table4.metric": "step_seconds",
+    "ortsae.tables.table4.split": "train",
+    "ortsae.tables.table4.variants": IN_BOTH,
+    "ortsae.tables.table4.levels": {},
+}
 CASES = {
     "Config.scale": Case("scale", "desk", "targets"),
     "Config.seeds": Case("seeds", [0, 1, 2], "targets"),
@@ -130,13 +137,9 @@ CASES = {
     "Curve.grid": Case("ortsae.figures.fig3a.grid", "other", "figures"),
     "BarsAndDensity.grid": Case("ortsae.figures.fig1.grid", "other", "figures"),
     "Sweep.grid": Case("ortsae.tables.table4.grid", "other", "tables"),
-    "Sweep.timing": Case(
-        "ortsae.tables.table4.timing", "steps", "tables", {"ortsae.tables.table4.variants": IN_BOTH}
-    ),
+    "Sweep.timing": Case("ortsae.tables.table4.timing", "again", "tables", TIMED_SWEEP),
     "Ratio.grid": Case("ortsae.tables.table3.grid", "other", "tables"),
-    "Ratio.timing": Case(
-        "ortsae.tables.table3.timing", None, "tables", {"ortsae.tables.table3.variants": IN_BOTH}
-    ),
+    "Ratio.timing": Case("ortsae.tables.table3.timing", "again", "tables"),
     "ClaimSettings.grid": Case("ortsae.claims.0.grid", "other", "claims"),
 }
 STAGES = {
