@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from saeflow.evaluation.downstream import ZERO, Downstream
 from saeflow.evaluation.moments import Moments
 from saeflow.evaluation.reconstruction import Reconstruction
 from saeflow.sae.model import SAE
+from saeflow.subjects import head
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -144,7 +146,8 @@ def test_the_random_reference_is_seeded_and_falls_with_the_width() -> None:
 def headless(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A subject of 4 tokens whose final states are its logits."""
     monkeypatch.setattr(downstream, "logits", lambda subject, states_btd: states_btd)
-    return SimpleNamespace(name="headless", config=SimpleNamespace(vocab_size=4))
+    text = SimpleNamespace(vocab_size=4)
+    return SimpleNamespace(name="headless", config=SimpleNamespace(get_text_config=lambda: text))
 
 
 def test_cross_entropy_and_divergence_of_known_logits(headless: SimpleNamespace) -> None:
@@ -153,8 +156,7 @@ def test_cross_entropy_and_divergence_of_known_logits(headless: SimpleNamespace)
     measured = Downstream(headless, [ZERO, 7])
     # Logits are log-probabilities up to a constant, which must not matter.
     measured.update(p.log() + 3, {ZERO: q.log(), 7: p.log() - 5}, torch.tensor([1]))
-    with pytest.raises(ValueError, match="does not hurt"):
-        measured.metrics(7)  # token 1 is as likely under p as under q
+    assert "ce_loss_score" not in measured.metrics(7)  # token 1 is as likely under p as under q
     measured.update(p.log() + 3, {ZERO: q.log(), 7: p.log() - 5}, torch.tensor([0]))
     found = measured.metrics(7)
     log2 = torch.tensor(2.0).log().item()
@@ -184,16 +186,28 @@ def test_predictions_pass_in_blocks(headless: SimpleNamespace, monkeypatch) -> N
     clean, zero, targets = 3 * draw(50, 4), draw(50, 4, seed=1), (3 * draw(50, 4)).argmax(-1)
     whole = Downstream(headless, [ZERO])
     whole.update(clean, {ZERO: zero}, targets)
-    monkeypatch.setattr(downstream, "_BLOCK_ENTRIES", 4 * 7)
+    monkeypatch.setattr(head, "LOGIT_BYTES", 4 * 4 * 7)
     parts = Downstream(headless, [ZERO])
     parts.update(clean, {ZERO: zero}, targets)
     for name, value in whole.metrics(ZERO).items():
         assert parts.metrics(ZERO)[name] == pytest.approx(value, rel=1e-6), name
 
 
-def test_a_harmless_ablation_has_no_scores(headless: SimpleNamespace) -> None:
-    measured = Downstream(headless, [ZERO, 0])
-    same = draw(5, 4)
-    measured.update(same, {ZERO: same, 0: same}, torch.zeros(5, dtype=torch.long))
-    with pytest.raises(ValueError, match="zero ablation does not hurt headless"):
-        measured.metrics(0)
+def test_only_the_undefined_scores_are_left_out(
+    headless: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean, uniform = torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.zeros(1, 4)
+    others = {"ce_clean", "ce_zero", "ce_sae", "kl_zero", "kl_sae"}
+    for zero, target, scores in (
+        (uniform, 0, {"ce_loss_score", "kl_score"}),
+        (uniform, 1, {"kl_score"}),  # ablation makes this token likelier
+        (clean, 0, set()),  # ablation changes nothing
+    ):
+        measured = Downstream(headless, [ZERO, 0])
+        measured.update(clean, {ZERO: zero, 0: uniform}, torch.tensor([target]))
+        found = measured.metrics(0)
+        assert found.keys() == others | scores
+        assert all(map(math.isfinite, found.values()))
+        said = capsys.readouterr().err
+        for score in ("ce_loss_score", "kl_score"):
+            assert (f"{score} is undefined" in said) == (score not in scores)

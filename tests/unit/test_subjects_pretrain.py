@@ -59,6 +59,7 @@ def subject(training: PretrainSettings, **changes) -> PretrainedHere:
             "training": training,
             "sites": ["gpt_neox.layers.*"],
             "context": 16,
+            "min_window": 1,
         }
         | changes
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 from subjects_tiny import write_folder
 
 from saeflow.artifacts import ArtifactError, read_manifest, write_manifest
@@ -99,11 +100,17 @@ def test_same_bytes_twice(root: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_left_is_an_error(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="min_window=60"):
-        rows(root, tmp_path, "train", min_window=60)
+    with pytest.raises(ArtifactError, match="min_window=999"):
+        rows(root, tmp_path, "train", context=1000, min_window=999)
     assert not (tmp_path / "manifest.json").exists()
 
 
 def test_unfinished_inputs_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="never finished"):
         tokenise(settings(), root / "subject", tmp_path, tmp_path / "out")
+
+
+def test_a_least_window_beyond_the_context_is_refused() -> None:
+    assert settings(min_window=15).min_window == settings(context=15, prepend_bos=False).context
+    with pytest.raises(ValidationError, match="min_window: 16 exceeds the 15 text tokens"):
+        settings(min_window=16)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from saeflow.subjects.head import logits
+from saeflow.progress import say
+from saeflow.subjects.head import logit_blocks, logits
 from saeflow.subjects.load import Subject
 
-_BLOCK_ENTRIES = 2**21
 ZERO = "zero"
 Run = str | int
 
@@ -31,9 +31,8 @@ class Downstream:
     @torch.no_grad()
     def update(self, clean_nd: Tensor, altered: Mapping[Run, Tensor], targets_n: Tensor) -> None:
         """Add n predictions, each from a final state (n, d) of every run, of tokens (n,)."""
-        block = max(1, _BLOCK_ENTRIES // self.subject.config.vocab_size)
-        for start in range(0, len(targets_n), block):
-            rows = slice(start, start + block)
+        vocab_size = self.subject.config.get_text_config().vocab_size
+        for rows in logit_blocks(len(targets_n), vocab_size):
             states = {run: states_nd[rows] for run, states_nd in altered.items()}
             self._update(clean_nd[rows], states, targets_n[rows])
 
@@ -64,25 +63,33 @@ class Downstream:
         - kl_sae, kl_zero: KL(P_clean || P_new), as SAEBench computes it
         - kl_score: (kl_zero - kl_sae) / kl_zero
 
-        Raises ValueError where zero ablation does not hurt the subject: there are no scores then.
+        A score without a positive denominator is left out, with a line that says why: where zero
+        ablation does not hurt the subject there is nothing to recover.
         """
         clean, zero, new = (s / self.n for s in (self.ce_clean, self.ce[ZERO], self.ce[run]))
         kl_zero, kl_new = self.kl[ZERO] / self.n, self.kl[run] / self.n
-        if zero <= clean or kl_zero <= 0:
-            raise ValueError(
-                f"zero ablation does not hurt {self.subject.name}: cross entropy {clean:.6g} "
-                f"clean, {zero:.6g} ablated, KL {kl_zero:.3g}; CE-loss and KL scores are "
-                "undefined at this site"
-            )
-        return {
+        found = {
             "ce_clean": clean,
             "ce_zero": zero,
             "ce_sae": new,
-            "ce_loss_score": (zero - new) / (zero - clean),
             "kl_zero": kl_zero,
             "kl_sae": kl_new,
-            "kl_score": (kl_zero - kl_new) / kl_zero,
         }
+        if zero > clean:
+            found["ce_loss_score"] = (zero - new) / (zero - clean)
+        else:
+            self._say_undefined("ce_loss_score", run, f"cross entropy {clean:.6g} -> {zero:.6g}")
+        if kl_zero > 0:
+            found["kl_score"] = (kl_zero - kl_new) / kl_zero
+        else:
+            self._say_undefined("kl_score", run, f"KL divergence {kl_zero:.3g}")
+        return found
+
+    def _say_undefined(self, score: str, run: Run, why: str) -> None:
+        say(
+            f"{self.subject.name}, seed {run}: zero ablation of the site does no harm ({why}), so "
+            f"that {score} is undefined and has no row"
+        )
 
 
 def _loss(logits_nv: Tensor, logsum_n: Tensor, targets_n: Tensor) -> float:

@@ -25,6 +25,23 @@ CORE_METRICS = (
 )
 """Metrics of the rows that `core.evaluate_core` writes."""
 
+CORE_METRICS = (
+    "explained_variance",
+    "fvu",
+    "l0",
+    "dead_latents",
+    "ce_clean",
+    "ce_zero",
+    "ce_sae",
+    "ce_loss_score",
+    "kl_zero",
+    "kl_sae",
+    "kl_score",
+    "mean_decoder_cosine",
+    "mean_decoder_cosine_random",
+)
+"""Metrics that the core evaluation writes for every seed and split."""
+
 
 class CoreSettings(Settings):
     """Settings of the core metrics of one SAE point (a variant at one sparsity, all seeds)."""

@@ -35,6 +35,7 @@ from saeflow.artifacts import (
 from saeflow.corpora.facts import queries
 from saeflow.preempt import EXIT_CODE, preemptible
 from saeflow.progress import Progress, say
+from saeflow.subjects.head import logit_blocks
 from saeflow.subjects.mixture import Stream, encode_stream, plan_windows, read_texts
 from saeflow.subjects.optimiser import (
     build_optimisers,
@@ -360,11 +361,7 @@ def validation_losses(
         for first in range(0, n, settings.micro_batch):
             some = range(first, min(first + settings.micro_batch, n))
             ids = torch.from_numpy(np.stack([stream.window(i, settings.context) for i in some]))
-            ids = ids.to(device)
-            logits = model(ids[:, :-1], use_cache=False).logits.float()
-            nats += functional.cross_entropy(
-                logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
-            ).item()
+            nats += _summed_loss(model, ids.to(device))
         per_token = nats / (n * settings.context)
         losses[name] = {
             "nats_per_token": round(per_token, 4),
@@ -373,6 +370,18 @@ def validation_losses(
         }
         say(f"{name} validation loss: {per_token:.4f} nats per token")
     return losses
+
+
+def _summed_loss(model: GPTNeoXForCausalLM, ids: Tensor) -> float:
+    """Return the summed loss of windows (b, t + 1)."""
+    states = model.gpt_neox(ids[:, :-1], use_cache=False).last_hidden_state.flatten(0, 1)
+    targets = ids[:, 1:].flatten()
+    return sum(
+        functional.cross_entropy(
+            model.lm_head(states[rows]).float(), targets[rows], reduction="sum"
+        ).item()
+        for rows in logit_blocks(len(targets), model.config.vocab_size)
+    )
 
 
 def _save(run: Run, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:

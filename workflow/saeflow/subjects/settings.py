@@ -141,7 +141,7 @@ class FromFolder(CommonSettings):
 
     source: Literal["folder"]
     path: str
-    """The folder, absolute or relative to the project."""
+    """The folder; a relative path starts from `data_dir` where that is set, else the project."""
 
 
 class FromHub(CommonSettings):
@@ -171,9 +171,9 @@ class FromLlama2c(CommonSettings):
 
     source: Literal["llama2c"]
     checkpoint: str
-    """The `.bin` of the weights, absolute or relative to the project."""
+    """The `.bin` of the weights, found as the folder of `FromFolder` is."""
     tokenizer: str
-    """The `.bin` of the tokenizer."""
+    """The `.bin` of the tokenizer, found likewise."""
 
 
 SubjectSettings = Annotated[

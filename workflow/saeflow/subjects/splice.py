@@ -37,8 +37,8 @@ def spliced(subject: Subject, site: str, replace: Replace) -> Iterator[None]:
 def splice(subject: Subject, tokens_bt: Tensor, site: str, replace: Replace) -> Tensor:
     """Return the final states (b, t, d) of a whole pass in which `replace` acts at `site`.
 
-    `head.logits`, `head.token_losses` and `head.token_kl` read final states. Gradients flow
-    through `replace` unless the caller turned them off.
+    `head.logits` reads final states. Gradients flow through `replace` unless the caller turned
+    them off.
     """
     with spliced(subject, site, replace):
         return run_body(subject, tokens_bt)
