@@ -69,7 +69,6 @@ STAGES = {
             "L1.coefficient": Case("variant.l1.coefficient", 1.0, "weights", RELU),
             "L1.match_l0": Case("variant.l1.match_l0", False, "log", RELU),
             "L1.match_gain": Case("variant.l1.match_gain", 1.0, "log", RELU),
-            "L1.match_until": Case("variant.l1.match_until", 0.25, "log", RELU),
             "AuxK.coefficient": Case("variant.auxk.coefficient", 0.5, "weights", DEAD),
             "AuxK.k": Case("variant.auxk.k", 2, "weights", DEAD),
             "Matryoshka.fractions": Case(
