@@ -174,16 +174,32 @@ def test_killed_hard_it_goes_on_from_the_checkpoint(
     assert (made / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
 
 
-def test_state_of_other_settings_is_not_taken_over(
-    corpora: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("changed", ["settings", "corpora", "code", "device", "torch"])
+def test_state_of_another_run_is_not_taken_over(
+    changed: str,
+    corpora: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     work = tmp_path / "trainer"
-    room._claim(work, settings(), corpora)
-    (work / "state.safetensors").write_bytes(b"anything")
-    room._claim(work, settings(), corpora)
-    assert (work / "state.safetensors").exists()
-    room._claim(work, settings(lr=1e-3), corpora)
-    assert not (work / "state.safetensors").exists()
+    state = work / "state.safetensors"
+    room._claim(work, settings(), corpora, "cpu")
+    state.write_bytes(b"anything")
+    room._claim(work, settings(), corpora, "cpu")
+    assert state.exists() and not capsys.readouterr().err
+    if changed == "code":
+        monkeypatch.setattr(room, "fingerprint", lambda module: "another")
+    if changed == "torch":
+        monkeypatch.setattr(torch, "__version__", "1.0")
+    room._claim(
+        work,
+        settings(lr=1e-3) if changed == "settings" else settings(),
+        {"a": corpora["b"], "b": corpora["a"]} if changed == "corpora" else corpora,
+        "cuda" if changed == "device" else "cpu",
+    )
+    assert not state.exists()
+    assert f"(other {changed}): starting anew" in capsys.readouterr().err
 
 
 def test_gradient_of_workers_and_chunks_is_that_of_the_mean_loss(

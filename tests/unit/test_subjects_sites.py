@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from subjects_tiny import BLOCKS, build, make, write_folder
 
 from saeflow.artifacts import ArtifactError, read_manifest
 from saeflow.subjects.head import LOGIT_BYTES, logit_blocks, logits
-from saeflow.subjects.load import Subject, load_subject
+from saeflow.subjects.load import Subject, load_subject, load_tokenizer
 from saeflow.subjects.materialise import make_subject
 from saeflow.subjects.settings import FromFolder, FromHub
 from saeflow.subjects.sites import (
@@ -234,3 +235,27 @@ def test_hub_without_network_says_what_to_do(
     settings = FromHub(source="hub", id="nobody/nothing", revision="v1", sites=("x",), context=32)
     with pytest.raises(ArtifactError, match=r"nobody/nothing at revision v1.*source: folder"):
         make_subject(settings, {}, tmp_path / "out", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_model_that_changed_where_it_lies_is_refused(tmp_path: Path, name: str) -> None:
+    """Its SAEs were trained on what it was."""
+    make("gpt_neox", tmp_path)
+    folder, changed = tmp_path / "subjects" / "gpt_neox", tmp_path / "gpt_neox" / name
+    before = changed.read_bytes()
+    os.utime(changed)
+    load_subject(folder)  # copied anew, the same bytes
+    changed.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    for load in (load_subject, load_tokenizer):
+        with pytest.raises(ArtifactError, match=rf"gpt_neox: {name} changed after .*rm \S+ && "):
+            load(folder)
+    changed.unlink()
+    with pytest.raises(ArtifactError, match=rf"{name} changed"):
+        load_subject(folder)
+
+
+def test_weights_that_are_added_where_a_model_lies_are_seen(tmp_path: Path) -> None:
+    make("gpt_neox", tmp_path)
+    (tmp_path / "gpt_neox" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"model\.safetensors\.index\.json changed"):
+        load_subject(tmp_path / "subjects" / "gpt_neox")

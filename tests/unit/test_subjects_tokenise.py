@@ -114,3 +114,16 @@ def test_a_least_window_beyond_the_context_is_refused() -> None:
     assert settings(min_window=15).min_window == settings(context=15, prepend_bos=False).context
     with pytest.raises(ValidationError, match="min_window: 16 exceeds the 15 text tokens"):
         settings(min_window=16)
+
+
+def test_a_run_that_ends_early_leaves_no_manifest_over_its_files(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(root, tmp_path, "train")
+    assert read_manifest(tmp_path, kind="tokens")["code"]
+    (tmp_path / ".tmp-train.parquet-12345678.parquet").write_bytes(b"of a killed run")
+    monkeypatch.setattr("saeflow.subjects.tokenise.write_manifest", None)
+    with pytest.raises(TypeError):
+        rows(root, tmp_path, "train", min_window=15)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {f"{split}.parquet" for split in ("train", "validation", "test")}

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from saeflow.artifacts import Clock, atomic_path, write_manifest
+from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
 from saeflow.corpora.settings import Corpus, CorpusSettings
 from saeflow.corpora.spool import SCHEMA, Row, Spool
 from saeflow.corpora.text import clean, duplicate_key, fraction_of, integer_of
+from saeflow.fingerprint import fingerprint
 from saeflow.progress import say
 
 DOCUMENTS = "documents.parquet"
@@ -66,8 +67,12 @@ def read_source(settings: Corpus, root: Path, tally: Tally) -> Iterator[Document
 
     `root` is the folder that relative paths of the settings start from.
     """
-    source: Source = import_module(f"saeflow.corpora.{SOURCES[settings.source]}").documents
+    source: Source = import_module(_module(settings)).documents
     return source(settings, root, tally)
+
+
+def _module(settings: Corpus) -> str:
+    return f"saeflow.corpora.{SOURCES[settings.source]}"
 
 
 def make_corpus(settings: Corpus, out: Path, root: Path) -> None:
@@ -80,7 +85,7 @@ def make_corpus(settings: Corpus, out: Path, root: Path) -> None:
     the text, or 256 MB if that is more. Raises CorpusError for a source that cannot be read or
     leaves no document.
     """
-    clock = Clock()
+    clock, out = Clock(), begin(out)
     tally = Tally()
     spool = Spool(out / "spool")
     try:
@@ -99,6 +104,7 @@ def make_corpus(settings: Corpus, out: Path, root: Path) -> None:
         files=[DOCUMENTS],
         inputs=tally.inputs,
         stats={**kept.stats(), "dropped": dict(tally.dropped), **tally.facts},
+        code=fingerprint(__name__, _module(settings)),
         clock=clock,
     )
 

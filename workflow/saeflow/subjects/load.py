@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from saeflow.artifacts import ArtifactError, read_manifest
+from saeflow.artifacts import ArtifactError, is_unchanged, read_manifest, rebuild_command
 
 POINTER = "subject.json"
 
@@ -60,10 +60,11 @@ class Subject:
 def load_subject(folder: str | Path, device: str = "cpu") -> Subject:
     """Load the subject of the artefact folder `folder`.
 
-    Raises ArtifactError if the folder is unfinished or damaged.
+    Raises ArtifactError if the folder is unfinished or damaged, or points at files that have
+    changed since.
     """
     folder = Path(folder)
-    settings = read_manifest(folder, kind="subject")["settings"]
+    settings = _checked_settings(folder)
     model = AutoModelForCausalLM.from_pretrained(
         **location(folder, settings),
         dtype=getattr(torch, settings["dtype"]),
@@ -74,20 +75,46 @@ def load_subject(folder: str | Path, device: str = "cpu") -> Subject:
     return Subject(
         name=folder.name,
         model=model,
-        tokenizer=load_tokenizer(folder),
+        tokenizer=_tokenizer(folder, settings),
         context=settings["context"],
         prepend_bos=settings["prepend_bos"],
     )
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """Load the tokenizer alone; raises ArtifactError where it has no fast implementation."""
+    """Load the tokenizer alone; raises ArtifactError as `load_subject` does."""
     folder = Path(folder)
-    settings = read_manifest(folder, kind="subject")["settings"]
+    return _tokenizer(folder, _checked_settings(folder))
+
+
+def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     tokenizer = AutoTokenizer.from_pretrained(**location(folder, settings))
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ArtifactError(f"{folder}: the tokenizer has no fast implementation (tokenizer.json)")
     return tokenizer
+
+
+def _checked_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings of a whole subject; what it points at must be what it was made from.
+
+    A folder of the user's may be written anew at any time, and SAEs of the old weights say nothing
+    about the new ones. The hub's files cannot change: their pointer names a commit.
+    """
+    manifest = read_manifest(folder, kind="subject")
+    if manifest["settings"].get("source") == "folder":
+        target = Path(json.loads((folder / POINTER).read_text())["path"])
+        recorded = manifest["inputs"]
+        added = sorted(p.name for p in target.glob("*.safetensors*") if p.name not in recorded)
+        changed = [
+            name for name, entry in recorded.items() if not is_unchanged(target / name, entry)
+        ]
+        if added or changed:
+            raise ArtifactError(
+                f"{target}: {', '.join(changed + added)} changed after {folder} was made from it: "
+                "SAEs of the old model do not fit the new one; "
+                f"make the subject anew with: {rebuild_command(folder)}"
+            )
+    return manifest["settings"]
 
 
 def location(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,15 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from saeflow.artifacts import (
-    MANIFEST,
     ArtifactError,
     Clock,
+    begin,
     clear_folder,
     read_manifest,
     write_json,
     write_manifest,
 )
+from saeflow.fingerprint import fingerprint
 from saeflow.progress import say
 from saeflow.subjects.load import POINTER, location
 from saeflow.subjects.settings import (
@@ -52,7 +53,7 @@ def make_subject(
     sites that the model does not have.
     """
     clock = Clock()
-    (out / MANIFEST).unlink(missing_ok=True)
+    begin(out)
     inputs, stats = _from_source(settings, corpora, out, root, device)
     _check(settings, out)
     write_manifest(
@@ -64,6 +65,7 @@ def make_subject(
         stats=stats,
         seed=settings.training.seed if isinstance(settings, PretrainedHere) else None,
         device=device,
+        code=fingerprint(__name__),
         clock=clock,
     )
     shutil.rmtree(out / STATE_FOLDER, ignore_errors=True)

@@ -33,6 +33,7 @@ from saeflow.artifacts import (
     write_json,
 )
 from saeflow.corpora.facts import queries
+from saeflow.fingerprint import fingerprint
 from saeflow.preempt import EXIT_CODE, preemptible
 from saeflow.progress import Progress, say
 from saeflow.subjects.head import logit_blocks
@@ -85,7 +86,7 @@ def pretrain(
     if missing:
         raise ValueError(f"mixture names corpora that were not given: {', '.join(missing)}")
     corpora = {name: corpora[name] for name in sorted(settings.mixture)}
-    _claim(work, settings, corpora)
+    _claim(work, settings, corpora, device)
     tokenizer = _tokenizer(settings, corpora, work)
     streams = _streams(corpora, tokenizer, "train")
     run = _start_or_resume(settings, work, device)
@@ -111,17 +112,26 @@ def _is_facts(corpus: Path) -> bool:
     return read_manifest(corpus, kind="corpus")["settings"]["source"] == "facts"
 
 
-def _claim(work: Path, settings: PretrainSettings, corpora: Mapping[str, Path]) -> None:
-    """Keep the state of this very run; throw away that of another."""
+def _claim(
+    work: Path, settings: PretrainSettings, corpora: Mapping[str, Path], device: str
+) -> None:
+    """Keep the state of this very run; throw away that of another, with a line that says so."""
     identity = {
         "settings": settings.model_dump(mode="json"),
         "corpora": {
             name: file_digest(path / "documents.parquet") for name, path in corpora.items()
         },
+        "code": fingerprint(__name__),
+        "device": device,
+        "torch": torch.__version__,
     }
     claim = work / "run.json"
-    if claim.is_file() and json.loads(claim.read_text()) == identity:
-        return
+    if claim.is_file():
+        found = json.loads(claim.read_text())
+        changed = sorted(key for key in identity if found.get(key) != identity[key])
+        if not changed:
+            return
+        say(f"{work} belongs to another pretraining (other {', '.join(changed)}): starting anew")
     clear_folder(work)
     write_json(claim, identity)
 

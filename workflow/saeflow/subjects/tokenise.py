@@ -13,7 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from saeflow.artifacts import ArtifactError, Clock, atomic_path, read_manifest, write_manifest
+from saeflow.artifacts import (
+    ArtifactError,
+    Clock,
+    atomic_path,
+    begin,
+    read_manifest,
+    write_manifest,
+)
+from saeflow.fingerprint import fingerprint
 from saeflow.progress import Progress
 from saeflow.subjects.load import load_tokenizer
 from saeflow.subjects.settings import WindowSettings
@@ -66,10 +74,10 @@ def tokenise(settings: WindowSettings, subject: Path, corpus: Path, out: Path) -
     windows; windows with fewer than `min_window` tokens of text are dropped and counted. What
     looks like a special token in a document is text. Raises ArtifactError if nothing is left.
     """
-    clock = Clock()
+    clock, out = Clock(), begin(out)
     read_manifest(corpus, kind="corpus")
     tokenizer = load_tokenizer(subject)
-    begin = [_begin_token(tokenizer)] if settings.prepend_bos else []
+    bos = [_begin_token(tokenizer)] if settings.prepend_bos else []
     bpe = tokenizer.backend_tokenizer
     bpe.encode_special_tokens = True
     with ExitStack() as stack:
@@ -81,7 +89,7 @@ def tokenise(settings: WindowSettings, subject: Path, corpus: Path, out: Path) -
         for documents, splits, texts in _batches(corpus):
             encodings = bpe.encode_batch_fast(texts, add_special_tokens=False)
             for document, split, encoding in zip(documents, splits, encodings, strict=True):
-                _cut(settings, document, encoding.ids, begin, windows[split])
+                _cut(settings, document, encoding.ids, bos, windows[split])
             for part in windows.values():
                 part.flush()
         stats = {split: dict(sorted(part.counts.items())) for split, part in windows.items()}
@@ -96,6 +104,7 @@ def tokenise(settings: WindowSettings, subject: Path, corpus: Path, out: Path) -
         files=[f"{split}.parquet" for split in SPLITS],
         inputs={"subject": subject, "corpus": corpus},
         stats=stats,
+        code=fingerprint(__name__),
         clock=clock,
     )
 
@@ -119,12 +128,12 @@ def _cut(
     settings: WindowSettings,
     document: int,
     ids: Sequence[int],
-    begin: list[int],
+    bos: list[int],
     windows: _Windows,
 ) -> None:
     counts = windows.counts
     counts["documents"] += 1
-    room = settings.context - len(begin)
+    room = settings.context - len(bos)
     text = np.asarray(ids, dtype=np.int32)
     for start in range(0, len(text), room):
         part = text[start : start + room]
@@ -134,6 +143,6 @@ def _cut(
             continue
         windows.documents.append(document)
         windows.starts.append(start)
-        windows.tokens.append(np.concatenate([np.asarray(begin, dtype=np.int32), part]))
+        windows.tokens.append(np.concatenate([np.asarray(bos, dtype=np.int32), part]))
         counts["windows"] += 1
         counts["text_tokens"] += len(part)
