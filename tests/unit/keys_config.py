@@ -122,6 +122,7 @@ CASES = {
     "Config.seeds": Case("seeds", [0, 1, 2], "targets"),
     "Config.data_dir": Case("data_dir", "own_data", "roots"),
     "Config.results": Case("results", "elsewhere", "targets"),
+    "Variant.label": Case("variants.relu.label", "Another", "figures"),
     "Variant.training": Case("variants.relu.training", {"learning_rate": 0.5}, "saes"),
     "Paper.title": Case("ortsae.title", "Another", "page"),
     "Paper.reference": Case("ortsae.reference", "Another", "page"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ def run(settings: SAESettings, world: Path, out: Path) -> Result:
     return {
         "weights": (out / WEIGHTS).read_bytes(),
         "log": {name: [str(value) for value in column] for name, column in log.items()},
-        "described": json.loads((out / "cfg.json").read_text())["metadata"],
         "checkpoints": len(saves),
     }
 
@@ -60,7 +58,6 @@ STAGES = {
             "Training.dead_after_tokens": Case("training.dead_after_tokens", 64, "log"),
             "Training.threshold_rate": Case("training.threshold_rate", 0.9, "weights"),
             "Training.checkpoint_minutes": Case("training.checkpoint_minutes", 0, "checkpoints"),
-            "Variant.label": Case("variant.label", "B", "described"),
             "Variant.activation": Case("variant.activation", "topk", "weights"),
             "Variant.l1": Case("variant.l1", {"coefficient": 1.0}, "weights", RELU),
             "Variant.auxk": Case("variant.auxk", None, "weights", DEAD),
