@@ -13,6 +13,7 @@ from test_evaluation_core import (
     random_sae,
     sample,
     write_cache_manifest,
+    write_sae,
     write_tokens,
 )
 
@@ -20,7 +21,6 @@ from saeflow.artifacts import write_manifest
 from saeflow.evaluation.core import evaluate_core
 from saeflow.evaluation.rows import Point, read_rows
 from saeflow.evaluation.settings import CoreSettings
-from saeflow.sae.formats import save_sae
 
 
 def prepare(world: Path) -> None:
@@ -30,8 +30,7 @@ def prepare(world: Path) -> None:
     splits = ["test.parquet", "validation.parquet"]
     write_manifest(world / "tokens", kind="tokens", settings={}, files=splits)
     write_cache_manifest(world / "cache", None)
-    files = save_sae(random_sae(0), world / "sae", {})
-    write_manifest(world / "sae", kind="sae", settings={}, files=files)
+    write_sae(world / "sae", random_sae(0), 0, world / "cache")
 
 
 def run(settings: CoreSettings, world: Path, out: Path) -> Result:

@@ -19,7 +19,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerF
 from saeflow.artifacts import ArtifactError, read_manifest, write_manifest
 from saeflow.evaluation.core import evaluate_core
 from saeflow.evaluation.rows import Point, read_rows
-from saeflow.evaluation.settings import CoreSettings
+from saeflow.evaluation.settings import CORE_METRICS, CoreSettings
 from saeflow.sae.activation_functions import JumpReLU
 from saeflow.sae.formats import save_sae
 from saeflow.sae.model import SAE
@@ -42,21 +42,25 @@ class World(NamedTuple):
         folders = {}
         for seed, sae in saes.items():
             folders[seed] = self.root / out / f"seed{seed}"
-            files = save_sae(sae, folders[seed], {})
-            write_manifest(folders[seed], kind="sae", settings={}, files=files)
+            write_sae(folders[seed], sae, seed, self.root / "cache")
         d_sae = next(iter(saes.values())).d_sae
+        self.evaluate(settings, folders, out, d_sae)
+        rows = read_rows([self.root / out / "metrics" / "core.parquet"])
+        keys = zip(rows["seed"], rows["metric"], strict=True)
+        return dict(zip(keys, rows["value"], strict=True))
+
+    def evaluate(
+        self, settings: CoreSettings, saes: dict[int, Path], out: str, d_sae: int = 40
+    ) -> None:
         evaluate_core(
             settings,
-            folders,
+            saes,
             subject=self.root / "subject",
             tokens=self.root / "tokens",
             activations=self.root / "cache",
             point=Point("ortsae", "subject", SITE, "docs", "all", "batchtopk", d_sae, 4),
             out=self.root / out / "metrics",
         )
-        rows = read_rows([self.root / out / "metrics" / "core.parquet"])
-        keys = zip(rows["seed"], rows["metric"], strict=True)
-        return dict(zip(keys, rows["value"], strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +129,16 @@ def write_cache_manifest(folder: Path, thresholds: dict[str, float] | None) -> N
         settings={"activations": {"skip_positions": 1}},
         files=[],
         stats={"sink_thresholds": thresholds},
+    )
+
+
+def write_sae(folder: Path, sae: SAE, seed: int, cache: Path) -> None:
+    write_manifest(
+        folder,
+        kind="sae",
+        settings={"d_sae": sae.d_sae, "l0": 4, "seed": seed},
+        files=save_sae(sae, folder, {}),
+        inputs={"activations": cache},
     )
 
 
@@ -288,6 +302,7 @@ def test_the_manifest_names_inputs_and_point(world: World) -> None:
     manifest = read_manifest(world.root / "manifest" / "metrics", kind="metrics", deep=True)
     assert set(manifest["inputs"]) == {"subject", "tokens", "activations", "seed3"}
     assert manifest["settings"]["point"]["l0_target"] == 4
+    assert manifest["code"]
     assert json.dumps(manifest["settings"]["core"])
 
 
@@ -295,7 +310,7 @@ def test_an_sae_that_does_not_fit_is_named(world: World, tmp_path: Path) -> None
     narrow = SAE(torch.ones(8, 4), torch.ones(4, 8), torch.zeros(4), torch.zeros(8), nn.ReLU())
     with pytest.raises(ValueError, match=r"gpt_neox\.layers\.1 .* is 16 wide, the SAEs read 8"):
         world.run("narrow", {0: narrow})
-    with pytest.raises(ValueError, match="seed 1: the SAE has 20 latents, the point 40"):
+    with pytest.raises(ArtifactError, match=r"sizes/seed1 .* d_sae 20 for 40; .*rm \S+/seed1/man"):
         world.run("sizes", {0: random_sae(0), 1: random_sae(1, d_sae=20)})
     assert not (world.root / "narrow" / "metrics" / "manifest.json").exists()
 
@@ -309,3 +324,53 @@ def test_text_without_windows_is_an_error(world: World, tmp_path: Path) -> None:
         empty.run("empty", {0: random_sae(0)})
     with pytest.raises(ArtifactError, match=r"has no split validation"):
         empty.run("absent", {0: random_sae(0)}, splits={"validation": 10})
+
+
+def test_the_core_metrics_are_those_it_names(world: World) -> None:
+    assert {metric for _, metric in world.run("names", {0: random_sae(0)})} == set(CORE_METRICS)
+
+
+def test_an_undefined_score_costs_no_other_metric(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saeflow.evaluation.core.torch.zeros_like", torch.clone)
+    found = world.run("harmless", {0: random_sae(0)})
+    missing = {"ce_loss_score", "kl_score"}
+    assert {metric for _, metric in found} == set(CORE_METRICS) - missing
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("byte", "does not have the hash of its manifest"),
+        ("seed", "it has seed 1 for 0"),
+        ("cache", "it has another activation cache for"),
+        ("kind", "describes a 'thing', expected a 'sae'"),
+    ],
+)
+def test_another_sae_than_the_points_is_refused(
+    world: World, tmp_path: Path, wrong: str, message: str
+) -> None:
+    folder, cache = tmp_path / "sae", world.root / "cache"
+    if wrong == "cache":
+        cache = tmp_path / "cache"
+        write_cache_manifest(cache, {SITE: 1.0})
+    write_sae(folder, random_sae(0), 1 if wrong == "seed" else 0, cache)
+    if wrong == "byte":
+        weights = folder / "sae_weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    if wrong == "kind":
+        write_manifest(folder, kind="thing", settings={}, files=[])
+    settings = CoreSettings.model_validate({"splits": {"test": 100}})
+    with pytest.raises(ArtifactError, match=rf"{folder}.* {message}.*snakemake") as error:
+        world.evaluate(settings, {0: folder}, f"refused_{wrong}")
+    assert f"rm {folder}/manifest.json" in str(error.value)
+
+
+def test_an_evaluation_that_fails_leaves_no_old_manifest(world: World) -> None:
+    world.run("again", {0: random_sae(0)})
+    metrics = world.root / "again" / "metrics"
+    (metrics / ".tmp-core.parquet-12345678.parquet").write_bytes(b"of a killed run")
+    with pytest.raises(ArtifactError):
+        world.run("again", {0: random_sae(0)}, splits={"validation": 10})
+    assert {path.name for path in metrics.iterdir()} == {"core.parquet", "latents.parquet"}

@@ -21,7 +21,17 @@ import torch
 from torch import Tensor
 
 from saeflow.activations.rows import has_bfloat16
-from saeflow.artifacts import Clock, atomic_path, write_manifest
+from saeflow.artifacts import (
+    MANIFEST,
+    ArtifactError,
+    Clock,
+    atomic_path,
+    begin,
+    file_digest,
+    read_manifest,
+    rebuild_command,
+    write_manifest,
+)
 from saeflow.evaluation.decoder import max_decoder_cosine, random_decoder
 from saeflow.evaluation.downstream import ZERO, Downstream, Run
 from saeflow.evaluation.held_out import Exclusion, held_out_batches, read_exclusion
@@ -29,6 +39,7 @@ from saeflow.evaluation.moments import Moments
 from saeflow.evaluation.reconstruction import Reconstruction
 from saeflow.evaluation.rows import Point, Row, make_row, write_rows
 from saeflow.evaluation.settings import CoreSettings
+from saeflow.fingerprint import fingerprint
 from saeflow.progress import Progress
 from saeflow.sae.formats import load_sae
 from saeflow.sae.model import SAE
@@ -55,19 +66,21 @@ def evaluate_core(
     `activations` is a cache of the point's subject and corpus; only its manifest is read, for the
     exclusion rule. Writes `core.parquet` (tidy rows), `latents.parquet` (one row a split, seed and
     latent) and the manifest into the folder `out`. Decoder metrics do not depend on the split and
-    are repeated in each. Raises ValueError for an SAE that does not fit the site or the point and
-    for text on which a metric is undefined.
+    are repeated in each. Raises ArtifactError for an SAE that is damaged, of another point or of
+    another cache, and ValueError for one that does not fit the site and for text without variance.
     """
-    clock = Clock()
+    clock, out = Clock(), begin(out)
+    if not saes:
+        raise ValueError(f"no SAEs given for {point}")
+    for seed, folder in saes.items():
+        _check_origin(folder, seed, point, activations)
     model = load_subject(subject, device)
     loaded = {seed: load_sae(folder).to(device) for seed, folder in sorted(saes.items())}
-    if not loaded:
-        raise ValueError(f"no SAEs given for {point}")
     low = settings.precision == "bfloat16" or (
         settings.precision == "auto" and has_bfloat16(model.device.type)
     )
     rule = read_exclusion(activations, model.special_ids)
-    decoders = {seed: _decoder(sae, point, seed) for seed, sae in loaded.items()}
+    decoders = {seed: _decoder(sae, seed) for seed, sae in loaded.items()}
     rows: list[Row] = []
     latents: list[pa.Table] = []
     for split, budget in settings.splits.items():
@@ -94,8 +107,25 @@ def evaluate_core(
             **{f"seed{seed}": folder for seed, folder in saes.items()},
         },
         device=device,
+        code=fingerprint(__name__),
         clock=clock,
     )
+
+
+def _check_origin(folder: Path, seed: int, point: Point, activations: Path) -> None:
+    """Raise ArtifactError unless `folder` holds the point's SAE of that seed and that cache."""
+    manifest = read_manifest(folder, kind="sae", deep=True)
+    settings = manifest["settings"]
+    expected = {"d_sae": point.d_sae, "l0": point.l0_target, "seed": seed}
+    wrong = [f"{k} {settings.get(k)} for {v}" for k, v in expected.items() if settings.get(k) != v]
+    trained_on = manifest["inputs"].get("activations", {}).get("sha256")
+    if trained_on != file_digest(activations / MANIFEST):
+        wrong.append(f"another activation cache for {activations}")
+    if wrong:
+        raise ArtifactError(
+            f"{folder} does not hold the SAE of this point: it has {', '.join(wrong)}; "
+            f"train it anew with: {rebuild_command(folder)}"
+        )
 
 
 class _Measured:
@@ -121,10 +151,8 @@ class _Decoder(NamedTuple):
 
 
 @torch.no_grad()
-def _decoder(sae: SAE, point: Point, seed: int) -> _Decoder:
+def _decoder(sae: SAE, seed: int) -> _Decoder:
     d_sae, d_in = sae.W_dec.shape
-    if d_sae != point.d_sae:
-        raise ValueError(f"seed {seed}: the SAE has {d_sae} latents, the point {point.d_sae}")
     random = random_decoder(d_sae, d_in, seed, str(sae.W_dec.device))
     return _Decoder(max_decoder_cosine(sae.W_dec), float(max_decoder_cosine(random).mean()))
 
