@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,6 +98,20 @@ def test_l1_coefficient_is_proportional_to_l0_and_integrates_it():
     fixed = L1Penalty(L1(coefficient=1, match_l0=False), 1, 0.05)
     fixed(sae, step_of(sae, dense, dense))
     assert fixed.weight == 1
+
+
+def test_l1_keeps_l0_at_the_target_while_the_coefficient_has_to_fall():
+    rate, steps, target, batch = 2e-3, 1200, 8, 512
+    term = L1Penalty(L1(), target, rate)
+    start, log_l0, seen = math.log(term.weight), math.log(4 * target), []
+    for i in range(steps):
+        active = torch.ones(round(batch * math.exp(log_l0)))
+        term(None, SimpleNamespace(x_bd=torch.empty(batch, 1), values_p=active))
+        # L0 follows at the pace of the learning rate; the coefficient that holds it falls by 30 %.
+        holding = start + 0.3 - 0.35 * i / steps
+        log_l0 += 20 * rate * (holding - math.log(term.weight) + math.log(target) - log_l0)
+        seen.append(math.exp(log_l0) / target)
+    assert max(abs(l0 - 1) for l0 in seen[steps // 2 :]) < 0.01
 
 
 def test_auxk_is_one_where_dead_latents_rebuild_nothing_and_zero_where_all():

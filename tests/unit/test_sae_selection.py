@@ -59,6 +59,30 @@ def test_batch_topk_keeps_no_negative_value():
     assert (pairs.rows_p.tolist(), pairs.latents_p.tolist(), values_p.tolist()) == ([0], [1], [2])
 
 
+def test_batch_topk_keeps_all_where_too_few_are_positive():
+    pre_bf = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    select = af.SelectBatchTopK(5)
+    select.bound = 1.0  # of an earlier batch
+    assert torch.equal(dense(*select(whole(pre_bf, 2), (6, 5))), pre_bf.relu())
+    for k in (1, 5):
+        pairs, values_p = af.SelectBatchTopK(k)(whole(-pre_bf.abs(), 2), (6, 5))
+        assert len(pairs.rows_p) == len(values_p) == 0
+
+
+def test_the_cut_leaves_the_wanted_number_above_over_all_batches():
+    draw = torch.Generator().manual_seed(1)
+    batches = [scale * torch.randn(50, 60, generator=draw) for scale in (0.1, 1, 30)]
+    cut, entries = af.Cut(torch.device("cpu")), torch.cat(batches).flatten()
+    for pre_bf in batches:
+        cut.add(whole(pre_bf))
+    for wanted in (10, 500, 3000):
+        exact = entries.sort(descending=True).values[wanted - 1 : wanted + 1]
+        threshold = cut.threshold(wanted)
+        assert exact[1] / 1.0005 <= threshold <= exact[0] * 1.0005
+        assert 0.99 * wanted <= (entries > threshold).sum() <= wanted
+    assert cut.threshold(len(entries)) == 0
+
+
 def test_topk_keeps_k_positive_values_of_each_token_in_order_of_latents():
     pre_bf = torch.randn(20, 50, generator=torch.Generator().manual_seed(1))
     pre_bf[3] = -1

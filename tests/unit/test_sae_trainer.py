@@ -168,6 +168,81 @@ def test_a_non_finite_cache_names_batch_and_folder(tmp_path):
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+def test_inference_l0_is_k_on_the_cache(tmp_path, cache):
+    train_sae(short(steps=20), cache, SITE, tmp_path)
+    rows, sae = planted(1000)[0], load_sae(tmp_path)
+    assert (sae.encode(rows) > 0).sum(1).float().mean().item() == pytest.approx(3, rel=0.02)
+
+
+def test_the_threshold_is_calibrated_on_the_batches_after_the_last_step(
+    tmp_path, cache, monkeypatch
+):
+    seen = []
+    original = Trainer.calibrate
+    monkeypatch.setattr(
+        Trainer, "calibrate", lambda self, b: original(self, (seen.append(x) or x for x in b))
+    )
+    train_sae(short(steps=10, calibration_batches=3), cache, SITE, tmp_path / "a")
+    with ActivationStream(cache, SITE, batch_size=64, seed=0) as stream:
+        expected = [next(stream) for _ in range(13)][10:]
+    assert len(seen) == 3
+    assert all(np.array_equal(a, b) for a, b in zip(seen, expected, strict=True))
+    train_sae(short(steps=10), cache, SITE, tmp_path / "b")
+    assert len(seen) == 3 + 16  # the 1,000 rows once
+
+
+def test_sigterm_while_calibrating_saves_and_the_next_run_only_calibrates(
+    tmp_path, cache, monkeypatch
+):
+    original = Trainer.calibrate
+
+    def stopped(self, batches):
+        next(iter(batches))
+        signal.raise_signal(signal.SIGTERM)
+        original(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "calibrate", stopped)
+        with pytest.raises(SystemExit) as left:
+            train_sae(short(), cache, SITE, tmp_path / "a")
+    assert left.value.code == 143 and not (tmp_path / "a" / "manifest.json").exists()
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 0)
+        train_sae(short(), cache, SITE, tmp_path / "a")
+    train_sae(short(), cache, SITE, tmp_path / "b")
+    assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes()
+
+
+def test_a_label_and_the_checkpoint_interval_do_not_make_another_training(
+    tmp_path, cache, monkeypatch
+):
+    base = short("matryoshka", checkpoint_minutes=0)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 25)
+        with pytest.raises(KeyboardInterrupt):
+            train_sae(base, cache, SITE, tmp_path)
+    renamed = SAESettings.model_validate(base.identity())
+    assert (renamed.variant.label, renamed.training.checkpoint_minutes) == ("", 5.0)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 15)
+        train_sae(renamed, cache, SITE, tmp_path)
+    metadata = json.loads((tmp_path / "cfg.json").read_text())["metadata"]
+    assert metadata["training_architecture"] == "batchtopk+matryoshka"
+    manifest = read_manifest(tmp_path, kind="sae")
+    assert manifest["settings"] == base.identity()
+    assert "label" not in manifest["settings"]["variant"]
+
+
+def test_a_state_of_another_torch_is_left_aside_with_a_line(tmp_path, cache, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 10)
+        with pytest.raises(KeyboardInterrupt):
+            train_sae(short(checkpoint_minutes=0), cache, SITE, tmp_path)
+    monkeypatch.setattr("torch.__version__", "2.0.0")
+    train_sae(short(), cache, SITE, tmp_path)
+    assert "belongs to another training (other torch)" in capsys.readouterr().err
+
+
 ORIGIN = {"paper": "p", "subject": "s", "corpus": "c", "split": "train", "selection": "all"}
 
 

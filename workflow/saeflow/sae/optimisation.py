@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from saeflow.sae.activation_functions import JumpReLU, Preactivations, TopK, training_selection
+from saeflow.sae.activation_functions import (
+    Cut,
+    JumpReLU,
+    Preactivations,
+    TopK,
+    training_selection,
+)
 from saeflow.sae.initial import initial_sae
 from saeflow.sae.model import SAE
 from saeflow.sae.objectives import Step, loss_terms, matryoshka_groups, run_step, total
@@ -60,7 +66,7 @@ class Trainer:
         nested = settings.variant.matryoshka
         self.group_f = None if nested is None else matryoshka_groups(nested, settings.d_sae, device)
         self.idle_tokens_f = torch.zeros(settings.d_sae, dtype=torch.int64, device=device)
-        self.threshold = 0.0
+        self.threshold: float | None = None
         self.index = 0
 
     def step(self, raw_bd: Tensor) -> Outcome:
@@ -110,10 +116,6 @@ class Trainer:
         self.idle_tokens_f += len(step.x_bd)
         self.idle_tokens_f[step.pairs.latents_p] = 0
         self.index += 1
-        if len(step.values_p):
-            smallest = step.values_p.min().item()
-            rate = max(self.training.threshold_rate, 1 / self.index)
-            self.threshold += rate * (smallest - self.threshold)
 
     @property
     def dead_f(self) -> Tensor:
@@ -125,10 +127,30 @@ class Trainer:
         """The present weight of each loss term."""
         return {term.name: term.weight for term in self.terms}
 
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Set the inference threshold with which the mean L0 over raw `batches` is k.
+
+        With frozen weights, and one cut for all batches: a mean of the batches' own cuts, which
+        follow the weights while they train, would have another L0.
+        """
+        sae, rows, cut = self.sae, 0, Cut(self.idle_tokens_f.device)
+        for raw_bd in batches:
+            input_bd = sae.encoder_input(raw_bd * self.scale)
+            cut.add(self.preactivations(input_bd, sae.W_enc, sae.b_enc))
+            rows += len(raw_bd)
+        self.threshold = cut.threshold(self.settings.l0 * rows)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether inference has a threshold that training has not."""
+        return self.settings.variant.activation == "batchtopk"
+
     def finished(self) -> SAE:
         """Return a copy for inference, with the input scale folded into biases and threshold.
 
-        Latents are rescaled rather than decoder rows, which keep unit norm.
+        Latents are rescaled rather than decoder rows, which keep unit norm. Raises RuntimeError
+        for BatchTopK before `calibrate`.
         """
         sae = self.sae
         return SAE(
@@ -146,11 +168,13 @@ class Trainer:
             case "topk":
                 return TopK(self.settings.l0)
             case "batchtopk":
+                if self.threshold is None:
+                    raise RuntimeError("BatchTopK has no inference threshold before calibrate()")
                 threshold_f = torch.full((self.settings.d_sae,), self.threshold / self.scale)
                 return JumpReLU(threshold_f.to(self.idle_tokens_f.device))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the tensors and numbers from which `restore` goes on bit for bit."""
+        """Return the tensors and numbers from which `restore` goes on bit for bit (on the CPU)."""
         tensors: dict[str, Tensor] = {"idle_tokens": self.idle_tokens_f}
         for name, parameter in self.sae.named_parameters():
             tensors[name] = parameter
@@ -158,7 +182,6 @@ class Trainer:
                 tensors[f"{moment}.{name}"] = self.optimiser.state[parameter][moment]
         return tensors, {
             "index": self.index,
-            "threshold": self.threshold,
             "weights": self.weights,
             "memories": {term.name: term.memory for term in self.terms},
         }
@@ -176,7 +199,7 @@ class Trainer:
         for term in self.terms:
             term.weight = numbers["weights"][term.name]
             term.memory = numbers["memories"][term.name]
-        self.index, self.threshold = numbers["index"], numbers["threshold"]
+        self.index = numbers["index"]
 
 
 def clip_gradients(sae: SAE, limit: float) -> None:

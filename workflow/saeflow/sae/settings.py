@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -81,8 +81,9 @@ class Training(Settings):
     """`rms` divides by one global factor so that the mean square of an entry is 1 (folded back)."""
     dead_after_tokens: PositiveInt = 200_000
     """A latent is dead when it has not fired for so many tokens."""
-    threshold_rate: float = Field(default=0.01, gt=0, le=1)
-    """Rate of the running mean of the smallest kept activation (the inference threshold)."""
+    calibration_batches: PositiveInt = 64
+    """Batches after the last step, at most one epoch, on which BatchTopK's inference threshold is
+    set so that their mean L0 is k."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)
     """Minutes between resumable checkpoints; 0 saves at every step."""
 
@@ -98,8 +99,8 @@ class Training(Settings):
 class Variant(Settings):
     """One way to build and train an SAE; any meaningful combination is one config entry."""
 
-    label: str
-    """Name in figures and tables."""
+    label: str = ""
+    """Name in figures and tables; training does not depend on it."""
     activation: Literal["relu", "topk", "batchtopk"]
     """What selects the active latents."""
     l1: L1 | None = None
@@ -121,6 +122,12 @@ class Variant(Settings):
             raise ValueError(f"activation {self.activation} fixes L0 itself; remove the l1 section")
         return self
 
+    @property
+    def architecture(self) -> str:
+        """The parts that shape the SAE, e.g. `batchtopk+matryoshka`."""
+        parts = {"matryoshka": self.matryoshka, "orthogonality": self.orthogonality}
+        return "+".join([self.activation, *(name for name, part in parts.items() if part)])
+
 
 class SAESettings(Settings):
     """Everything one training job reads: the variant at one point of the grid."""
@@ -131,6 +138,14 @@ class SAESettings(Settings):
     l0: PositiveInt
     """k of TopK and BatchTopK; the L0 that an L1 coefficient is steered to."""
     seed: int
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the result, as JSON types from which the settings can be built.
+
+        Without label and `checkpoint_minutes`: who renames a legend need not train again.
+        """
+        excluded: Any = {"variant": {"label"}, "training": {"checkpoint_minutes"}}
+        return self.model_dump(mode="json", exclude=excluded)
 
     @model_validator(mode="after")
     def _point_is_possible(self) -> SAESettings:

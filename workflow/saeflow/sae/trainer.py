@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping
+from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch import Tensor
 
 from saeflow.activations.stream import ActivationStream, estimate_scale, sample
@@ -17,6 +20,7 @@ from saeflow.artifacts import (
     MANIFEST,
     Clock,
     atomic_path,
+    begin,
     file_digest,
     read_manifest,
     write_manifest,
@@ -47,28 +51,30 @@ def train_sae(
     """Train one SAE on the cache `activations` and leave a SAELens folder with manifest in `out`.
 
     Killed at any moment and called again, it goes on from the last checkpoint in `out/trainer` and
-    ends with the same weights. On SIGTERM it saves and raises SystemExit(143). `metadata` (model
-    name, context size, ...) goes into `cfg.json`. Raises NonFiniteLoss, and what the reader raises.
+    ends with the same weights, bit for bit on the CPU (CUDA adds some gradients in no fixed order).
+    On SIGTERM it saves and raises SystemExit(143). `metadata` (model name, context size, ...) goes
+    into `cfg.json`. Raises NonFiniteLoss, and what the reader raises.
     """
-    clock, activations, out = Clock(), Path(activations), Path(out)
-    for leftover in out.glob(".tmp-*"):  # of a run that was killed while it wrote
-        leftover.unlink()
+    clock, activations, out = Clock(), Path(activations), begin(out)
     identity: dict[str, Any] = {
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.identity(),
         "site": site,
         "activations": file_digest(activations / MANIFEST),
         "device": device,
         "code": fingerprint(__name__),
+        "torch": torch.__version__,
     }
     run = _Run(new_trainer(settings, activations, site, device), out / TRAINER, identity)
     with preemptible() as stop:
         run.train(activations, site, stop)
+        if run.trainer.needs_calibration:
+            run.calibrate(activations, site, stop)
     last = run.log[-1]
     described = {
         **_source(activations),
         "hook_name": site,
         "hf_hook_name": site,
-        "training_architecture": settings.variant.label,
+        "training_architecture": settings.variant.architecture,
         "l0": last["l0"],
         "num_dead_features": last["dead_latents"],
     }
@@ -84,6 +90,7 @@ def train_sae(
         stats={**last, "threshold": run.trainer.threshold, "scale": run.trainer.scale},
         seed=settings.seed,
         device=device,
+        code=identity["code"],
         clock=clock,
     )
     shutil.rmtree(out / TRAINER, ignore_errors=True)
@@ -133,15 +140,8 @@ class _Run:
             return
         earlier, started = self.seconds, time.monotonic()
         saved = started
-        what = f"training {settings.variant.label} d{settings.d_sae} l0 {settings.l0}"
-        stream = ActivationStream(
-            activations,
-            site,
-            batch_size=training.batch_size,
-            seed=settings.seed,
-            position=trainer.index,
-            device=self.identity["device"],
-        )
+        what = f"training {settings.variant.architecture} d{settings.d_sae} l0 {settings.l0}"
+        stream = self._stream(activations, site)
         with stream, Progress(trainer.steps, "steps", what, done=trainer.index) as progress:
             for raw_bd in stream:
                 outcome = self._step(raw_bd, activations)
@@ -154,10 +154,36 @@ class _Run:
                     self.save()
                     saved = time.monotonic()
                 if stop.requested:
-                    say(f"stopped on SIGTERM after step {trainer.index:,}, saved in {self.folder}")
-                    raise SystemExit(EXIT_CODE)
+                    self._leave()
                 if finished:
                     return
+
+    def calibrate(self, activations: Path, site: str, stop: StopRequest) -> None:
+        """Set the inference threshold on the batches after the last step, at most one epoch."""
+        training = self.trainer.training
+        with self._stream(activations, site) as stream:
+            epoch = math.ceil(stream.rows / training.batch_size)
+            batches = islice(stream, min(training.calibration_batches, epoch))
+            self.trainer.calibrate(takewhile(lambda _: not stop.requested, batches))
+        if stop.requested:
+            self.save()
+            self._leave()
+
+    def _stream(self, activations: Path, site: str) -> ActivationStream:
+        """Open the cache at the place of the next step."""
+        settings = self.trainer.settings
+        return ActivationStream(
+            activations,
+            site,
+            batch_size=settings.training.batch_size,
+            seed=settings.seed,
+            position=self.trainer.index,
+            device=self.identity["device"],
+        )
+
+    def _leave(self) -> NoReturn:
+        say(f"stopped on SIGTERM after step {self.trainer.index:,}, saved in {self.folder}")
+        raise SystemExit(EXIT_CODE)
 
     def _step(self, raw_bd: Tensor, activations: Path) -> Outcome:
         try:
