@@ -100,12 +100,22 @@ def test_relu_keeps_all_positive_values():
 
 def test_preactivations_come_in_chunks_of_one_buffer(monkeypatch):
     monkeypatch.setattr(af, "_CHUNK_ENTRIES", 30)
+    monkeypatch.setattr(af, "_CHUNK_ROWS", 1)
     x_bd, W_enc, b_enc = torch.randn(10, 4), torch.randn(4, 9), torch.randn(9)
     product = af.Preactivations()
     parts = [(start, part.clone()) for start, part in product(x_bd, W_enc, b_enc)()]
     assert [start for start, _ in parts] == [0, 3, 6, 9]
     torch.testing.assert_close(torch.cat([p for _, p in parts]), x_bd @ W_enc + b_enc)
     assert product.buffer is not None and product.buffer.shape == (3, 9)
+
+
+def test_chunks_fit_a_cache_but_never_starve_the_product():
+    assert af.chunk_rows(512, 1536, cuda=False) == 512
+    assert af.chunk_rows(2048, 8192, cuda=False) == 128
+    assert af.chunk_rows(2048, 65_536, cuda=False) == 64
+    assert af.chunk_rows(10, 65_536, cuda=False) == 10
+    assert af.chunk_rows(2048, 65_536, cuda=True) == 2048
+    assert af.chunk_rows(8192, 65_536, cuda=True) == 4096
 
 
 def test_jumprelu_keeps_values_above_the_threshold():

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,6 +21,7 @@ from safetensors import safe_open
 from saeflow.activations.stream import ActivationStream
 from saeflow.artifacts import read_manifest
 from saeflow.evaluation.rows import SCHEMA
+from saeflow.sae import timing
 from saeflow.sae.checkpoint import STATE
 from saeflow.sae.formats import WEIGHTS, load_sae
 from saeflow.sae.optimisation import NonFiniteLoss, Trainer
@@ -255,18 +257,55 @@ def test_timing_is_tidy_and_interleaved(tmp_path, cache, monkeypatch):
         lambda self, x: order.append(self.settings.variant.label) or original(self, x),
     )
     variants = {"batchtopk": short(), "ortsae": short("ortsae")}
-    time_variants(variants, cache, SITE, tmp_path, rounds=3, steps=4, origin=ORIGIN)
+    time_variants(variants, cache, SITE, tmp_path, rounds=4, steps=4, origin=ORIGIN)
     read_manifest(tmp_path, kind="timing", deep=True)
     table = pq.read_table(tmp_path / "timing.parquet")
     assert table.schema.equals(SCHEMA)
     rows = table.to_pylist()
     assert sorted((r["variant"], r["seed"]) for r in rows) == [
-        (v, s) for v in ("batchtopk", "ortsae") for s in range(3)
+        (v, s) for v in ("batchtopk", "ortsae") for s in range(4)
     ]
     assert all(0 < r["value"] < 10 and r["n"] == 4 for r in rows)
     assert {r["metric"] for r in rows} == {"step_seconds"}
-    changes = [a for a, b in zip(order, ["", *order], strict=False) if a != b]
-    assert len(order) == 2 * 4 * 4 and len(changes) >= 4
+    turns = [order[i] for i in range(0, len(order), 4)]
+    assert order == [name for name in turns for _ in range(4)]
+    rounds = list(zip(turns[2::2], turns[3::2], strict=True))  # the first warms up
+    assert sorted(rounds) == 2 * [("BatchTopK", "OrtSAE")] + 2 * [("OrtSAE", "BatchTopK")]
+
+
+def test_timing_reads_nothing_while_its_clock_runs(tmp_path, cache, monkeypatch):
+    seen: dict[str, list] = {"BatchTopK": [], "OrtSAE": []}
+    original = Trainer.step
+
+    def step(self, raw_bd):
+        assert not [t for t in threading.enumerate() if t.name.startswith("saeflow-activations")]
+        seen[self.settings.variant.label].append(raw_bd)
+        return original(self, raw_bd)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    variants = {"batchtopk": short(), "ortsae": short("ortsae")}
+    time_variants(variants, cache, SITE, tmp_path, rounds=2, steps=4, origin=ORIGIN)
+    with ActivationStream(cache, SITE, batch_size=64, seed=0) as stream:
+        expected = [next(stream) for _ in range(12)]
+    for batches in seen.values():
+        assert all(np.array_equal(a, b) for a, b in zip(batches, expected, strict=True))
+
+
+def test_timing_gives_its_device_to_reader_trainer_and_manifest(tmp_path, cache, monkeypatch):
+    given = []
+    for name in ("ActivationStream", "new_trainer"):
+        original = getattr(timing, name)
+
+        def noted(*args, original=original, **options):
+            given.append(str(options.get("device", args[-1])))
+            return original(*args, **options)
+
+        monkeypatch.setattr(timing, name, noted)
+    time_variants(
+        {"a": short()}, cache, SITE, tmp_path, rounds=1, steps=2, origin=ORIGIN, device="cpu:0"
+    )
+    assert given == ["cpu:0"] * 3
+    assert read_manifest(tmp_path, kind="timing")["device"] == "cpu:0"
 
 
 def test_timing_refuses_rounds_of_unequal_work(tmp_path, cache):
@@ -274,6 +313,9 @@ def test_timing_refuses_rounds_of_unequal_work(tmp_path, cache):
         time_variants(
             {"ortsae": short("ortsae")}, cache, SITE, tmp_path, rounds=1, steps=5, origin=ORIGIN
         )
+    with pytest.raises(ValueError, match=r"rounds 3 is no multiple of the 2 variants"):
+        variants = {"a": short(), "b": short()}
+        time_variants(variants, cache, SITE, tmp_path, rounds=3, steps=4, origin=ORIGIN)
     with pytest.raises(ValueError, match=r"one batch_size.*\[32, 64\]"):
         variants = {"a": short(), "b": short(batch_size=32)}
-        time_variants(variants, cache, SITE, tmp_path, rounds=1, steps=4, origin=ORIGIN)
+        time_variants(variants, cache, SITE, tmp_path, rounds=2, steps=4, origin=ORIGIN)

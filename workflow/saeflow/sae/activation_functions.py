@@ -1,7 +1,7 @@
 """What makes latents sparse: selections in training, modules at inference.
 
-A selection reads pre-activations in chunks of rows that fit a cache, so that batch x d_sae is never
-stored, and returns the active pairs with their (positive) values.
+A selection reads pre-activations in chunks of rows that fit a cache, so that batch x d_sae is not
+stored on the CPU, and returns the active pairs with their (positive) values.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from saeflow.sae.settings import SAESettings
 from saeflow.sae.sparse import Pairs
 
 _CHUNK_ENTRIES = 1 << 20
+_CHUNK_ROWS = 64
+_CUDA_ENTRIES = 1 << 28
 _MARGIN = 0.9
 _DROPPED_BITS = 12
 
@@ -32,7 +34,7 @@ class Preactivations:
 
     def __call__(self, input_bd: Tensor, W_enc: Tensor, b_enc: Tensor) -> Chunks:
         """Return the passes over `input_bd @ W_enc + b_enc`."""
-        rows = max(1, min(len(input_bd), _CHUNK_ENTRIES // W_enc.shape[1]))
+        rows = chunk_rows(len(input_bd), W_enc.shape[1], input_bd.is_cuda)
         if self.buffer is None or self.buffer.shape != (rows, W_enc.shape[1]):
             self.buffer = input_bd.new_empty(rows, W_enc.shape[1])
         buffer = self.buffer
@@ -43,6 +45,15 @@ class Preactivations:
                 yield start, torch.mm(part, W_enc, out=buffer[: len(part)]).add_(b_enc)
 
         return chunks
+
+
+def chunk_rows(batch: int, d_sae: int, cuda: bool) -> int:
+    """Return the rows of a chunk: a cache's worth, but no fewer than a product needs to be fast.
+
+    On CUDA, where chunks only cost launches, the whole batch up to 1 GiB.
+    """
+    rows = _CUDA_ENTRIES // d_sae if cuda else max(_CHUNK_ROWS, _CHUNK_ENTRIES // d_sae)
+    return max(1, min(batch, rows))
 
 
 class Selection(Protocol):

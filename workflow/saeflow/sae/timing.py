@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch import Tensor
 
 from saeflow.activations.stream import ActivationStream
-from saeflow.artifacts import Clock, atomic_path, write_manifest
+from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
+from saeflow.fingerprint import fingerprint
 from saeflow.progress import Progress
 from saeflow.sae.optimisation import Trainer
 from saeflow.sae.settings import SAESettings
@@ -31,32 +33,41 @@ def time_variants(
     rounds: int,
     steps: int,
     origin: Mapping[str, str],
+    device: str = "cpu",
 ) -> None:
     """Time `steps` training steps of every variant in each of `rounds` rounds.
 
-    All variants live in this process and take the same batches, already in memory, one variant
-    after another within a round, so that a busy machine hits all alike; the order rotates. A first
-    round warms up and is not recorded. Rows of `timing.parquet` have metric `step_seconds` (mean
+    All variants live in this process, on one `device`, and take the same batches one variant after
+    another within a round, so that a busy machine hits all alike; the order rotates, so that each
+    is first, second, ... equally often. A round's batches are read, and the reader is closed,
+    before its clock starts. A first round warms up and is not recorded. Give the process as many
+    threads as a training has. Rows of `timing.parquet` have metric `step_seconds` (mean
     over the round's steps), `seed` the round and `n` the steps; `origin` fills the columns paper,
     subject, corpus, split and selection. No latent is dead in so short a run, so that AuxK costs
     nothing here.
 
-    Raises ValueError where `steps` is no multiple of a variant's `orthogonality.every`, for then
-    rounds would differ in work, and where batch sizes differ.
+    Raises ValueError where `rounds` is no multiple of the number of variants, where `steps` is no
+    multiple of a variant's `orthogonality.every`, for then rounds would differ in work, and where
+    batch sizes differ.
     """
-    clock, activations, out = Clock(), Path(activations), Path(out)
+    clock, activations, out = Clock(), Path(activations), begin(out)
+    if rounds % len(variants):
+        raise ValueError(
+            f"timing.rounds {rounds} is no multiple of the {len(variants)} variants timed together"
+        )
     batch_size = _common_batch_size(variants, steps)
     longest = {
         name: _at_least(v, batch_size * steps * (rounds + 1)) for name, v in variants.items()
     }
-    trainers = {name: new_trainer(v, activations, site) for name, v in longest.items()}
+    trainers = {name: new_trainer(v, activations, site, device) for name, v in longest.items()}
     rows = []
-    with (
-        ActivationStream(activations, site, batch_size=batch_size, seed=0) as stream,
-        Progress((rounds + 1) * len(trainers), "timings", "timing variants") as progress,
-    ):
+    with Progress((rounds + 1) * len(trainers), "timings", "timing variants") as progress:
         for number in range(-1, rounds):
-            batches = list(islice(stream, steps))
+            position = (number + 1) * steps
+            with ActivationStream(
+                activations, site, batch_size=batch_size, seed=0, position=position, device=device
+            ) as stream:
+                batches = list(islice(stream, steps))
             for name in _rotated(list(trainers), number):
                 seconds = _seconds(trainers[name], batches) / steps
                 progress.update(1)
@@ -68,10 +79,12 @@ def time_variants(
     write_manifest(
         out,
         kind="timing",
-        settings={name: v.model_dump(mode="json") for name, v in variants.items()},
+        settings={name: v.identity() for name, v in variants.items()},
         files=[TIMING],
         inputs={"activations": activations},
         stats={"rounds": rounds, "steps": steps},
+        device=device,
+        code=fingerprint(__name__),
         clock=clock,
     )
 
@@ -102,10 +115,18 @@ def _rotated(names: Sequence[str], by: int) -> list[str]:
 
 
 def _seconds(trainer: Trainer, batches: Sequence[Tensor]) -> float:
+    _finish_queued(batches[0])
     started = time.perf_counter()
     for raw_bd in batches:
         trainer.step(raw_bd)
+    _finish_queued(batches[0])
     return time.perf_counter() - started
+
+
+def _finish_queued(tensor: Tensor) -> None:
+    """Wait for what CUDA runs behind Python's back."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
 
 
 def _tidy(rows: Sequence[Mapping[str, object]], origin: Mapping[str, str], steps: int) -> pa.Table:
