@@ -85,14 +85,9 @@ def subject_sites(wildcards):
 
 
 def sae_settings(wildcards):
-    return plain(
-        CFG.sae(
-            wildcards.variant,
-            int(wildcards.d_sae),
-            int(wildcards.l0),
-            int(wildcards.seed),
-        )
-    )
+    return CFG.sae(
+        wildcards.variant, int(wildcards.d_sae), int(wildcards.l0), int(wildcards.seed)
+    ).identity()
 
 
 def timing_of(wildcards):
@@ -123,7 +118,7 @@ def timing_settings(wildcards):
             "selection": "all",
         },
         "variants": {
-            name: plain(CFG.sae(name, grid.d_sae, grid.reference_l0, seed))
+            name: CFG.sae(name, grid.d_sae, grid.reference_l0, seed).identity()
             for name in timing.variants
         },
     }
@@ -162,7 +157,7 @@ def grid_context(grid, variants):
         "l0s": list(grid.l0),
         "reference_l0": grid.reference_l0,
         "seeds": list(CFG.seeds),
-        "labels": {name: CFG.variants[name].label for name in variants},
+        "labels": {name: CFG.variants[name].label or name for name in variants},
     }
 
 

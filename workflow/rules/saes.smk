@@ -17,6 +17,8 @@ rule train_sae:
         mem_mb=1500,
         runtime=720,
         gpu=0,
+        # A resource and no parameter: how often a state is saved changes no result.
+        checkpoint_seconds=round(60 * CFG.training.checkpoint_minutes),
     params:
         settings=sae_settings,
         code=fingerprint("saeflow.sae.trainer"),

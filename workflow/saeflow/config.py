@@ -185,10 +185,10 @@ class Config(Settings):
     @model_validator(mode="after")
     def _variants_train(self) -> Config:
         for name, variant in self.variants.items():
-            for key in {"tokens", "batch_size"} & set(variant.training):
+            for key in {"tokens", "batch_size", "checkpoint_minutes"} & set(variant.training):
                 raise ValueError(
-                    f"variants.{name}.training.{key}: the variants of a comparison see the same "
-                    f"batches; set training.{key}"
+                    f"variants.{name}.training.{key}: is the same for the variants of a "
+                    f"comparison; set training.{key}"
                 )
             try:
                 merge_training(self.training, variant)

@@ -6,8 +6,11 @@ with job(snakemake.log[0], snakemake.threads):
     from saeflow.sae.settings import SAESettings
     from saeflow.sae.trainer import train_sae
 
+    settings = dict(snakemake.params.settings)
+    minutes = snakemake.resources.checkpoint_seconds / 60
+    settings["training"] = {**settings["training"], "checkpoint_minutes": minutes}
     train_sae(
-        SAESettings.model_validate(snakemake.params.settings),
+        SAESettings.model_validate(settings),
         Path(snakemake.input[0]).parent,
         snakemake.wildcards.site,
         Path(snakemake.output[0]).parent,
