@@ -71,6 +71,9 @@ STAGES = {
             "ClaimSettings.source": Case("source", "Fig. 2", "ledger"),
             "ClaimSettings.paper_value": Case("paper_value", 2.7, "ledger"),
             "ClaimSettings.paper_note": Case("paper_note", "at layer 20", "ledger"),
+            "ClaimSettings.l0_tolerance": Case(
+                "l0_tolerance", None, "verdicts", {"comparisons.0.metric": "other"}
+            ),
             "ClaimSettings.comparisons": Case("comparisons", [COMPARISON] * 2, "effects"),
             "ClaimSettings.chain": Case("chain", CHAINED["chain"], "effects"),
             "Comparison.metric": compared("metric", "other"),

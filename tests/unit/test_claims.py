@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from scipy import stats
 
-from saeflow.claims import ClaimError, ClaimSettings, Judgement, judge, t_interval
+from saeflow.claims import ClaimError, ClaimSettings, Judgement, judge
 from saeflow.claims_table import number, to_markdown, write_claims
 from saeflow.evaluation.rows import Point, make_row
 
@@ -40,14 +40,6 @@ def judged(settings: ClaimSettings, values: Values, reference_l0: int = 8) -> Ju
 
 
 ABOVE = claim({"expect": {"above": 0}})
-
-
-def test_the_interval_is_students() -> None:
-    found = t_interval([1.0, 2.0, 6.0], 0.05)
-    expected = stats.t.interval(0.95, 2, loc=3, scale=stats.sem([1.0, 2.0, 6.0]))
-    assert (found.low, found.high) == pytest.approx(expected)
-    assert found.effect == 3
-    assert t_interval([1.0], 0.05) == (1.0, None, None)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +193,7 @@ def test_rows_of_two_sites_are_not_mixed() -> None:
 
 def test_a_ratio_of_a_negative_value_is_an_error() -> None:
     settings = claim({"expect": {"above": 1}, "compare": "ratio"})
-    with pytest.raises(ClaimError, match="has no logarithm: values -1 and 1"):
+    with pytest.raises(ClaimError, match=r"l0: a / b: a ratio .* positive values: -1, 1"):
         judged(settings, {("a", 8): [-1.0], ("b", 8): [1.0]})
 
 
@@ -253,6 +245,58 @@ def test_the_ledger_is_written_as_parquet_and_markdown(tmp_path: Path) -> None:
     )
     assert table[1].endswith("| above 0 | 2 | **reproduced** |")
     assert len({line.replace(r"\|", "").count("|") for line in lines if "Fig. 1" in line}) == 1
+
+
+def of_sparsity(a: list[float], b: list[float], **keys: object) -> Judgement:
+    """Judge a gain of 1 in explained variance between SAEs of these measured L0s."""
+    gain = planted({("a", 8): [2.0] * len(a), ("b", 8): [1.0] * len(b)}, "explained_variance")
+    settings = claim({"expect": {"above": 0}, "metric": "explained_variance"}, **keys)
+    rows = pd.concat([gain, planted({("a", 8): a, ("b", 8): b})])
+    return judge([settings], rows, reference_l0=8)[0]
+
+
+def test_sides_of_unlike_sparsity_are_not_judged() -> None:
+    found = of_sparsity([6.5, 6.7], [7.4, 7.6])
+    assert found.verdict == "inconclusive"
+    assert found.reason == "measured L0 differs by 12%: 6.6 against 7.5"
+    assert found.deciding.effect == 1 and found.deciding.corrected_verdict == "inconclusive"
+    assert of_sparsity([6.5, 6.7], [7.4, 7.6], l0_tolerance=0.13).verdict == "reproduced"
+    assert of_sparsity([1.0, 1.0], [9.0, 9.0], l0_tolerance=None).verdict == "reproduced"
+
+
+def test_sides_of_like_sparsity_are_judged_and_their_l0_is_printed(tmp_path: Path) -> None:
+    found = of_sparsity([7.0, 7.2], [7.4, 7.6])
+    assert found.verdict == "reproduced" and found.deciding.reason == ""
+    _, comparisons, _ = write_claims([found], tmp_path / "x", title="OrtSAE")
+    [row] = pq.read_table(comparisons).to_pylist()
+    assert (row["l0_variant"], row["l0_baseline"]) == pytest.approx((7.1, 7.5))
+    assert "| 8 | 7.10, 7.50 | above 0 |" in to_markdown([found], "OrtSAE")
+
+
+def test_one_unlike_level_among_many_decides() -> None:
+    values = {(v, l0): [x, x + 0.1] for v, x in (("a", 2.0), ("b", 1.0)) for l0 in (4, 8)}
+    sparsity = {("a", 4): [4.0, 4.0], ("b", 4): [4.0, 4.0], ("a", 8): [6.0, 6.0], ("b", 8): [8, 8]}
+    rows = pd.concat([planted(values, "explained_variance"), planted(sparsity)])
+    each = claim({"expect": {"above": 0}, "metric": "explained_variance"})
+    found = judge([each], rows, reference_l0=8)[0]
+    assert (found.verdict, found.deciding.l0) == ("inconclusive", "8")
+    assert found.reason == "1 of 2 comparisons hold; measured L0 differs by 25%: 6 against 8"
+    mean = claim({"expect": {"above": 0}, "metric": "explained_variance", "over_l0": "mean"})
+    found = judge([mean], rows, reference_l0=8)[0]
+    assert (found.verdict, found.deciding.l0_variant) == ("inconclusive", 5)
+    fails = claim(
+        {"expect": {"above": 0}, "metric": "explained_variance"},
+        {"expect": {"above": 5}, "metric": "explained_variance", "at_l0": [4]},
+    )
+    found = judge([fails], rows, reference_l0=8)[0]
+    assert (found.verdict, found.deciding.l0) == ("not reproduced", "4")
+
+
+def test_timings_have_no_l0_and_are_judged() -> None:
+    rows = planted({("a", 8): [2.0, 2.0], ("b", 8): [1.0, 1.0]}, "step_seconds")
+    timed = claim({"expect": {"above": 0}, "metric": "step_seconds"})
+    found = judge([timed], rows, reference_l0=8)[0]
+    assert (found.verdict, found.deciding.l0_variant) == ("reproduced", None)
 
 
 def test_a_missing_interval_is_said_in_words() -> None:

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from saeflow.figures.intervals import Interval
 from saeflow.figures.rows import FigureError
 from saeflow.figures.settings import parse_table
 from saeflow.figures.tables import best_of, write_table
+from saeflow.intervals import Interval
 
 SHOWN = {
     "title": "A title",

@@ -1,10 +1,13 @@
 """The claims ledger: what a paper states, what was measured, and a verdict that can go any way.
 
 A claim is a set of comparisons, each with an expectation. A comparison's effect is computed within
-each seed (variant against baseline, same data order and initial weights) and its interval is the
-95% t-interval of these paired effects over seeds; ratios and relative changes are taken on the log
-scale and transformed back. A comparison is reproduced if its whole interval meets the
-expectation, not reproduced if its whole interval violates it, and inconclusive otherwise.
+each seed: variant against baseline, which share the order of the data and the initial weights and
+decoder bias, though not the initial encoder bias, which a ReLU SAE fits to its L0. Its interval is
+the 95% t-interval of these paired effects over seeds; ratios and relative changes are taken on the
+log scale and transformed back. A comparison is reproduced if its whole interval meets the
+expectation, not reproduced if its whole interval violates it, and inconclusive otherwise; it is
+inconclusive, too, where the measured L0 of its two sides differs by more than a tolerance, for
+then it may only show that fewer latents rebuild less.
 
 A claim is reproduced if all its comparisons are: requiring every one keeps the error at 5% without
 a correction (an intersection-union test). It is not reproduced if any comparison's interval at
@@ -16,11 +19,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
+from saeflow.claims_l0 import METRIC, Sides, measured_l0, mismatch
+from saeflow.intervals import Interval, from_logs, log_ratio, t_interval
 from saeflow.settings import Settings
 
 if TYPE_CHECKING:
@@ -155,6 +160,9 @@ class ClaimSettings(Settings):
     """The paper's number, where it prints one."""
     paper_note: str = ""
     """What that number is, and what the expectation makes of it."""
+    l0_tolerance: float | None = Field(default=0.10, gt=0, lt=1)
+    """Largest relative difference in measured L0 between the sides of a comparison that is judged;
+    null judges all."""
     comparisons: tuple[Comparison, ...] = ()
     chain: Chain | None = None
 
@@ -176,26 +184,6 @@ class ClaimSettings(Settings):
         return sorted(name for name in named if name is not None)
 
 
-class Interval(NamedTuple):
-    """Mean and t-interval over seeds; without bounds where there are fewer than two."""
-
-    effect: float
-    low: float | None
-    high: float | None
-
-    def verdict(self, bounds: tuple[float, float], inclusive: bool) -> Verdict:
-        """Return what this interval says of an expectation."""
-        if self.low is None or self.high is None:
-            return "inconclusive"
-        lower, upper = bounds
-        inside = lower < self.low and self.high < upper
-        if inside or (inclusive and lower <= self.low and self.high <= upper):
-            return "reproduced"
-        outside = self.high < lower or self.low > upper
-        at_bound = not inclusive and (self.high == lower or self.low == upper)
-        return "not reproduced" if outside or at_bound else "inconclusive"
-
-
 class Outcome(NamedTuple):
     """One comparison, measured and judged."""
 
@@ -203,6 +191,9 @@ class Outcome(NamedTuple):
     comparison: str
     split: str
     l0: str
+    l0_variant: float | None
+    """Measured L0 of the variant, mean over seeds; null without rows of it, as in timings."""
+    l0_baseline: float | None
     expectation: str
     seeds: int
     effect: float
@@ -212,8 +203,11 @@ class Outcome(NamedTuple):
     corrected_low: float | None
     corrected_high: float | None
     corrected_verdict: Verdict
+    reason: str
+    """Why there is no verdict although there is an interval; else empty."""
     slack: float
-    """Distance of the effect inside its expectation, in half-widths of the interval."""
+    """Distance of the effect inside its expectation, in half-widths of the interval; 0 where the
+    sides are not comparable."""
 
 
 class Judgement(NamedTuple):
@@ -238,14 +232,14 @@ def judge(
 
 
 def _judge_claim(claim: ClaimSettings, rows: pd.DataFrame, reference_l0: int) -> Judgement:
-    samples = [s for part in claim.parts for s in _samples(claim.id, part, rows, reference_l0)]
+    samples = [s for part in claim.parts for s in _samples(claim, part, rows, reference_l0)]
     outcomes = tuple(_judge_sample(sample, len(samples)) for sample in samples)
     deciding = min(outcomes, key=lambda outcome: outcome.slack)
-    verdict, reason = _combine(outcomes)
+    verdict, reason = _combine(outcomes, deciding)
     return Judgement(claim, verdict, reason, deciding, outcomes)
 
 
-def _combine(outcomes: tuple[Outcome, ...]) -> tuple[Verdict, str]:
+def _combine(outcomes: tuple[Outcome, ...], deciding: Outcome) -> tuple[Verdict, str]:
     total = len(outcomes)
     held = sum(o.verdict == "reproduced" for o in outcomes)
     against = sum(o.corrected_verdict == "not reproduced" for o in outcomes)
@@ -257,39 +251,45 @@ def _combine(outcomes: tuple[Outcome, ...]) -> tuple[Verdict, str]:
         return "reproduced", count
     if alone:
         return "inconclusive", "fewer than 2 seeds: no interval"
+    unequal = next((o.reason for o in (deciding, *outcomes) if o.reason), "")
+    if unequal:
+        return "inconclusive", "; ".join(filter(None, (count, unequal)))
     return "inconclusive", count or "the interval crosses the bound"
 
 
 class _Sample(NamedTuple):
     """The paired effects of one comparison at one place, on the scale where they are averaged."""
 
-    claim: str
+    claim: ClaimSettings
     comparison: Comparison
     l0: str
+    sides: list[Sides]
     effects: list[float]
 
 
 def _samples(
-    claim: str, part: Comparison, rows: pd.DataFrame, reference_l0: int
+    claim: ClaimSettings, part: Comparison, rows: pd.DataFrame, reference_l0: int
 ) -> Iterator[_Sample]:
-    ours = _values(claim, rows, part.metric, part.variant, part.split)
+    ours = _values(claim.id, rows, part.metric, part.variant, part.split)
     theirs = None
     if part.baseline is not None:
         metric = part.baseline_metric or part.metric
-        theirs = _values(claim, rows, metric, part.baseline, part.split)
+        theirs = _values(claim.id, rows, metric, part.baseline, part.split)
     measured = sorted({l0 for l0, _ in ours} | {l0 for l0, _ in theirs or ours})
     named = {"all": measured, "reference": [reference_l0]}
     levels = named[part.at_l0] if isinstance(part.at_l0, str) else list(part.at_l0)
-    by_level = {l0: _paired(claim, part, ours, theirs, l0) for l0 in levels}
+    by_level = {l0: _paired(claim.id, part, ours, theirs, l0) for l0 in levels}
+    sides = measured_l0(rows, part.split, part.variant, part.baseline, levels)
     if part.over_l0 == "each":
-        for l0, effects in by_level.items():
-            yield _Sample(claim, part, str(l0), [effects[seed] for seed in sorted(effects)])
+        for side, (l0, effects) in zip(sides, by_level.items(), strict=True):
+            in_order = [effects[seed] for seed in sorted(effects)]
+            yield _Sample(claim, part, str(l0), [side], in_order)
         return
     seeds = set.intersection(*(set(effects) for effects in by_level.values()))
     if any(set(effects) != seeds for effects in by_level.values()):
-        raise ClaimError(f"claim {claim}: {part} has other seeds at one L0 than at another")
+        raise ClaimError(f"claim {claim.id}: {part} has other seeds at one L0 than at another")
     means = [fmean(effects[seed] for effects in by_level.values()) for seed in sorted(seeds)]
-    yield _Sample(claim, part, "mean of " + ", ".join(map(str, levels)), means)
+    yield _Sample(claim, part, "mean of " + ", ".join(map(str, levels)), sides, means)
 
 
 def _values(
@@ -340,53 +340,66 @@ def _paired(
 def _effect(claim: str, part: Comparison, ours: float, theirs: float) -> float:
     if part.compare == "difference":
         return ours - theirs
-    if ours <= 0 or theirs <= 0:
-        raise ClaimError(f"claim {claim}: {part} has no logarithm: values {ours:g} and {theirs:g}")
-    return math.log(ours / theirs)
+    try:
+        return log_ratio(ours, theirs)
+    except ValueError as error:
+        raise ClaimError(f"claim {claim}: {part}: {error}") from error
 
 
 def _judge_sample(sample: _Sample, comparisons: int) -> Outcome:
     part = sample.comparison
-    plain = t_interval(sample.effects, ERROR_RATE)
-    corrected = t_interval(sample.effects, ERROR_RATE / comparisons)
+    plain = t_interval(sample.effects, 1 - ERROR_RATE)
+    corrected = t_interval(sample.effects, 1 - ERROR_RATE / comparisons)
     lower, upper = (_to_scale(part.compare, bound) for bound in part.expect.bounds)
     inclusive = part.expect.about is not None
+    unlike = "" if part.metric == METRIC else mismatch(sample.sides, sample.claim.l0_tolerance)
     shown, shown_corrected = _shown(part.compare, plain), _shown(part.compare, corrected)
     return Outcome(
-        claim=sample.claim,
+        claim=sample.claim.id,
         comparison=str(part),
         split=part.split,
         l0=sample.l0,
+        l0_variant=_mean_l0(side.variant for side in sample.sides),
+        l0_baseline=_mean_l0(side.baseline for side in sample.sides),
         expectation=str(part.expect),
         seeds=len(sample.effects),
-        effect=shown.effect,
+        effect=shown.mean,
         low=shown.low,
         high=shown.high,
-        verdict=plain.verdict((lower, upper), inclusive),
+        verdict="inconclusive" if unlike else _verdict(plain, (lower, upper), inclusive),
         corrected_low=shown_corrected.low,
         corrected_high=shown_corrected.high,
-        corrected_verdict=corrected.verdict((lower, upper), inclusive),
-        slack=_slack(plain, lower, upper),
+        corrected_verdict=(
+            "inconclusive" if unlike else _verdict(corrected, (lower, upper), inclusive)
+        ),
+        reason=unlike,
+        slack=0.0 if unlike else _slack(plain, lower, upper),
     )
 
 
-def t_interval(effects: list[float], error_rate: float) -> Interval:
-    """Return the mean and its Student t-interval at level 1 - error_rate."""
-    mean = fmean(effects)
-    if len(effects) < 2:
-        return Interval(mean, None, None)
-    from scipy.stats import t  # takes 0.5 s, and the settings above are read by every job
+def _mean_l0(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
-    quantile = float(t.ppf(1 - error_rate / 2, len(effects) - 1))
-    half = quantile * stdev(effects) / math.sqrt(len(effects))
-    return Interval(mean, mean - half, mean + half)
+
+def _verdict(interval: Interval, bounds: tuple[float, float], inclusive: bool) -> Verdict:
+    """What an interval says of an expectation."""
+    if interval.low is None or interval.high is None:
+        return "inconclusive"
+    lower, upper = bounds
+    inside = lower < interval.low and interval.high < upper
+    if inside or (inclusive and lower <= interval.low and interval.high <= upper):
+        return "reproduced"
+    outside = interval.high < lower or interval.low > upper
+    at_bound = not inclusive and (interval.high == lower or interval.low == upper)
+    return "not reproduced" if outside or at_bound else "inconclusive"
 
 
 def _slack(interval: Interval, lower: float, upper: float) -> float:
-    if interval.high is None:
+    half = interval.half_width
+    if half is None:
         return -math.inf
-    distance = min(interval.effect - lower, upper - interval.effect)
-    half = interval.high - interval.effect
+    distance = min(interval.mean - lower, upper - interval.mean)
     return distance / half if half > 0 else math.copysign(math.inf, distance)
 
 
@@ -402,6 +415,9 @@ def _shown(compare: Compare, interval: Interval) -> Interval:
     """The interval back on the scale of the claim."""
     if compare not in ("ratio", "relative_change"):
         return interval
-    offset = 1.0 if compare == "relative_change" else 0.0
-    back = [None if x is None else math.exp(x) - offset for x in interval]
-    return Interval(*back)  # type: ignore[arg-type]
+    ratio = from_logs(interval)
+    if compare == "ratio":
+        return ratio
+    low = None if ratio.low is None else ratio.low - 1
+    high = None if ratio.high is None else ratio.high - 1
+    return Interval(ratio.mean - 1, low, high, ratio.n)

@@ -17,7 +17,9 @@ Measured is the mean effect over n seeds (rounds, for training time) with its 95
 by seed; ratios are averaged on the log scale. A claim of several comparisons shows the one with
 the least slack, in half-widths of its interval. *Reproduced*: every interval lies wholly within
 what is expected. *Not reproduced*: an interval lies wholly outside it, at 95% after Bonferroni's
-correction for the number of comparisons. *Inconclusive*: anything else.
+correction for the number of comparisons. *Inconclusive*: anything else, and two sides that differ
+too much in measured L0 (by more than 10% of the larger, unless a claim sets another
+`l0_tolerance`): they are paired by L0 target, and a sparser SAE rebuilds less.
 """
 _CLAIMS = pa.schema(
     [
@@ -44,12 +46,15 @@ _COMPARISONS = pa.schema(
         ("comparison", pa.string()),
         ("split", pa.string()),
         ("l0", pa.string()),
+        ("l0_variant", pa.float64()),
+        ("l0_baseline", pa.float64()),
         ("expectation", pa.string()),
         ("seeds", pa.int64()),
         ("effect", pa.float64()),
         ("low", pa.float64()),
         ("high", pa.float64()),
         ("verdict", pa.string()),
+        ("reason", pa.string()),
         ("corrected_low", pa.float64()),
         ("corrected_high", pa.float64()),
         ("corrected_verdict", pa.string()),
@@ -95,7 +100,17 @@ def to_markdown(judgements: Sequence[Judgement], title: str) -> str:
         (_claim_cells(judgement) for judgement in judgements),
     )
     comparisons = _table(
-        ("Claim", "Comparison", "Split", "L0", "Expected", "Measured", "n", "Verdict"),
+        (
+            "Claim",
+            "Comparison",
+            "Split",
+            "L0",
+            "Measured L0",
+            "Expected",
+            "Measured",
+            "n",
+            "Verdict",
+        ),
         (_comparison_cells(o) for judgement in judgements for o in judgement.outcomes),
     )
     return f"# {title}\n\n{_RULE}\n{claims}\n## Every comparison\n\n{comparisons}"
@@ -119,8 +134,11 @@ def _claim_cells(judgement: Judgement) -> list[str]:
 
 
 def _comparison_cells(o: Outcome) -> list[str]:
+    sides = [number(l0) for l0 in (o.l0_variant, o.l0_baseline) if l0 is not None]
+    verdict = f"{o.verdict}: {o.reason}" if o.reason else o.verdict
     return [
-        o.claim, o.comparison, o.split, o.l0, o.expectation, interval(o), str(o.seeds), o.verdict,
+        o.claim, o.comparison, o.split, o.l0, ", ".join(sides),
+        o.expectation, interval(o), str(o.seeds), verdict,
     ]  # fmt: skip
 
 

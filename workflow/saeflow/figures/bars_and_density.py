@@ -11,11 +11,11 @@ from scipy.ndimage import gaussian_filter1d
 
 from saeflow.figures.drawn import as_table, mark
 from saeflow.figures.frame import REFERENCE, error_bar, legend_above
-from saeflow.figures.intervals import t_interval
 from saeflow.figures.rows import FigureError, chosen_l0s, label_of, level, of_seeds
 from saeflow.figures.settings import BarsAndDensity, Context, Density
 from saeflow.figures.style import TWO_COLUMNS, Look, looks_of
 from saeflow.figures.text import wrap
+from saeflow.intervals import t_interval
 
 _HEIGHT = 2.0
 _BINS = 512

@@ -9,11 +9,11 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from saeflow.figures.drawn import as_table, mark
 from saeflow.figures.frame import REFERENCE, error_bar, legend_above
-from saeflow.figures.intervals import t_interval
 from saeflow.figures.rows import chosen_l0s, label_of, level, of_seeds
 from saeflow.figures.settings import Context, Curve
 from saeflow.figures.style import ONE_COLUMN, Look, looks_of
 from saeflow.figures.text import wrap
+from saeflow.intervals import t_interval
 
 _HEIGHT = 2.3
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from saeflow.artifacts import atomic_path
-from saeflow.figures.intervals import Interval
+from saeflow.intervals import Interval
 
 # x and y are data coordinates; low and high are the ends of the drawn error bars, empty where
 # a single seed gives no interval.

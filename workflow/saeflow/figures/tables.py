@@ -10,7 +10,6 @@ import pandas as pd
 
 from saeflow.artifacts import atomic_path
 from saeflow.figures.captions import caption_of
-from saeflow.figures.intervals import Interval, ratio_interval, t_interval
 from saeflow.figures.rows import (
     FigureError,
     by_seed,
@@ -22,6 +21,7 @@ from saeflow.figures.rows import (
 )
 from saeflow.figures.settings import Context, Published, Ratio, Sweep, parse_table
 from saeflow.figures.table_formats import latex, markdown
+from saeflow.intervals import Interval, ratio_interval, t_interval
 
 
 class Cell(NamedTuple):

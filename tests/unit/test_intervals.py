@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from saeflow.figures.intervals import ratio_interval, t_interval
+from saeflow.intervals import ratio_interval, t_interval
 
 
 def test_interval_of_three_values_is_the_textbook_one() -> None:
@@ -15,6 +15,12 @@ def test_interval_of_three_values_is_the_textbook_one() -> None:
     assert found.high == pytest.approx(2 + half)
     assert found.half_width == pytest.approx(half)
     assert found.n == 3
+
+
+def test_the_level_is_the_callers() -> None:
+    found = t_interval([1.0, 2.0, 6.0], 0.99)
+    expected = stats.t.interval(0.99, 2, loc=3, scale=stats.sem([1.0, 2.0, 6.0]))
+    assert (found.low, found.high) == pytest.approx(expected)
 
 
 def test_one_value_has_no_interval() -> None:
