@@ -56,7 +56,7 @@ STAGES = {
             "Training.clip_norm": Case("training.clip_norm", 0.01, "weights"),
             "Training.input_scaling": Case("training.input_scaling", "none", "weights"),
             "Training.dead_after_tokens": Case("training.dead_after_tokens", 64, "log"),
-            "Training.threshold_rate": Case("training.threshold_rate", 0.9, "weights"),
+            "Training.calibration_batches": Case("training.calibration_batches", 1, "weights"),
             "Training.checkpoint_minutes": Case("training.checkpoint_minutes", 0, "checkpoints"),
             "Variant.activation": Case("variant.activation", "topk", "weights"),
             "Variant.l1": Case("variant.l1", {"coefficient": 1.0}, "weights", RELU),
