@@ -22,7 +22,8 @@ from activations_planted import (
     settings,
 )
 
-from saeflow.activations import rows, write
+from saeflow.activations import write
+from saeflow.activations.buffer import ShuffleBuffer
 from saeflow.activations.write import cache_activations
 from saeflow.artifacts import ArtifactError, file_digest, read_manifest
 from saeflow.subjects.load import load_subject
@@ -182,13 +183,14 @@ def job(subject: Path, tokens: Path, out: Path, log: Path, pause: float) -> None
     """Cache in a process of its own; `pause` stretches it, so that a kill falls anywhere in it."""
     sys.stderr = log.open("w", buffering=1)
     torch.set_num_threads(1)
-    run = rows.RowSource._run
+    write = ShuffleBuffer.write
 
-    def slow(self, batch):
+    def slow(self, *arguments):
         time.sleep(pause)
-        return run(self, batch)
+        write(self, *arguments)
+        time.sleep(pause)
 
-    rows.RowSource._run = slow
+    ShuffleBuffer.write = slow
     cache_activations(settings(), subject, tokens, "train", SITES, out)
 
 

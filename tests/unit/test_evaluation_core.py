@@ -139,6 +139,7 @@ def write_sae(folder: Path, sae: SAE, seed: int, cache: Path) -> None:
         settings={"d_sae": sae.d_sae, "l0": 4, "seed": seed},
         files=save_sae(sae, folder, {}),
         inputs={"activations": cache},
+        stats={"site": SITE},
     )
 
 

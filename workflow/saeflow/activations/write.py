@@ -77,6 +77,7 @@ def cache_activations(
             stats=writer.stats(),
             seed=settings.seed,
             device=device,
+            code=fingerprint(__name__),
             clock=clock,
         )
         finish(out)

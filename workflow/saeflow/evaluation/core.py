@@ -118,6 +118,8 @@ def _check_origin(folder: Path, seed: int, point: Point, activations: Path) -> N
     settings = manifest["settings"]
     expected = {"d_sae": point.d_sae, "l0": point.l0_target, "seed": seed}
     wrong = [f"{k} {settings.get(k)} for {v}" for k, v in expected.items() if settings.get(k) != v]
+    if (site := manifest["stats"].get("site")) != point.site:
+        wrong.append(f"site {site} for {point.site}")
     trained_on = manifest["inputs"].get("activations", {}).get("sha256")
     if trained_on != file_digest(activations / MANIFEST):
         wrong.append(f"another activation cache for {activations}")

@@ -87,7 +87,12 @@ def train_sae(
         settings=identity["settings"],
         files=[*files, LOG],
         inputs={"activations": activations},
-        stats={**last, "threshold": run.trainer.threshold, "scale": run.trainer.scale},
+        stats={
+            **last,
+            "site": site,
+            "threshold": run.trainer.threshold,
+            "scale": run.trainer.scale,
+        },
         seed=settings.seed,
         device=device,
         code=identity["code"],
