@@ -147,10 +147,10 @@ STAGES = {
     "plan": Stage(Config.model_validate, base(), run, CASES),
     "timing": Stage(
         Timing.model_validate,
-        {"grid": "main", "variants": ["relu", "batchtopk"], "rounds": 1, "steps": 2},
+        {"grid": "main", "variants": ["relu", "batchtopk"], "rounds": 2, "steps": 2},
         run_timing,
         {
-            "Timing.rounds": Case("rounds", 2, "rounds"),
+            "Timing.rounds": Case("rounds", 4, "rounds"),
             "Timing.steps": Case("steps", 3, "steps"),
             "Timing.variants": Case("variants", ["relu", "topk"], "variants"),
         },
