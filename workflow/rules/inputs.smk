@@ -49,11 +49,10 @@ def loaded_files(wildcards):
 
 def subject_code(wildcards):
     """The code of a subject's source: what `make_subject` imports for it."""
-    used = {"pretrain": "pretrain", "llama2c": "llama2c"}
-    subject = CFG.subjects[wildcards.subject]
+    source = CFG.subjects[wildcards.subject].source
     modules = ["materialise"]
-    if subject.source == "llama2c" or wildcards.subject in PRETRAINED:
-        modules.append(used[subject.source])
+    if source == "llama2c" or wildcards.subject in PRETRAINED:
+        modules.append(source)
     return fingerprint(*(f"saeflow.subjects.{module}" for module in modules))
 
 

@@ -46,12 +46,6 @@ class Subject:
         return self.model.device
 
     @property
-    def bos_id(self) -> int | None:
-        """Id of the begin token; of the end token where the tokenizer has no begin token."""
-        begin = self.tokenizer.bos_token_id
-        return self.tokenizer.eos_token_id if begin is None else begin
-
-    @property
     def special_ids(self) -> frozenset[int]:
         """Ids that stand for no text: the tokenizer's special tokens."""
         return frozenset(self.tokenizer.all_special_ids)
