@@ -10,7 +10,6 @@ from sae_planted import VARIANTS, planted, settings
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from saeflow.sae.activation_functions import Preactivations, training_selection
 from saeflow.sae.model import SAE
 from saeflow.sae.objectives import (
     OrthogonalityPenalty,
@@ -20,7 +19,9 @@ from saeflow.sae.objectives import (
     run_step,
 )
 from saeflow.sae.seeding import generator
+from saeflow.sae.selection import Preactivations
 from saeflow.sae.sparse import Pairs, decode_pairs, encode_pairs
+from saeflow.sae.training_activation import training_selection
 
 D, F, B, K = 12, 30, 16, 3
 

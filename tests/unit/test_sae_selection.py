@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from saeflow.sae import activation_functions as af
+from saeflow.sae import selection as af
+from saeflow.sae.activation_functions import JumpReLU, TopK
 from saeflow.sae.sparse import Pairs
 
 
@@ -87,7 +88,7 @@ def test_topk_keeps_k_positive_values_of_each_token_in_order_of_latents():
     pre_bf = torch.randn(20, 50, generator=torch.Generator().manual_seed(1))
     pre_bf[3] = -1
     pairs, values_p = af.SelectTopK(4)(whole(pre_bf), (20, 50))
-    assert torch.equal(dense(pairs, values_p), af.TopK(4)(pre_bf))
+    assert torch.equal(dense(pairs, values_p), TopK(4)(pre_bf))
     assert pairs.rows_p.bincount(minlength=20).tolist() == [4] * 3 + [0] + [4] * 16
     flat = pairs.rows_p * 50 + pairs.latents_p
     assert torch.equal(flat, flat.sort().values)
@@ -120,7 +121,7 @@ def test_chunks_fit_a_cache_but_never_starve_the_product():
 
 def test_jumprelu_keeps_values_above_the_threshold():
     pre_bf = torch.tensor([[-3.0, 0.5, 0.9, 2.0]])
-    kept = af.JumpReLU(torch.tensor([-4.0, 0.0, 1.0, 1.0]))(pre_bf)
+    kept = JumpReLU(torch.tensor([-4.0, 0.0, 1.0, 1.0]))(pre_bf)
     assert kept.tolist() == [[0, 0.5, 0, 2.0]]
 
 

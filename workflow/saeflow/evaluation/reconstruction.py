@@ -36,7 +36,7 @@ class Reconstruction:
         latents_nf = self.sae.encode(x_nd)
         self.fired_f += (latents_nf != 0).to(latents_nf.dtype).sum(0)
         self.activation_f += latents_nf.sum(0)
-        x_hat_nd = self.sae.decode(latents_nf)
+        x_hat_nd = self.sae.decode(latents_nf, x_nd)
         self.error.update(x_nd - x_hat_nd)
         return x_hat_nd
 

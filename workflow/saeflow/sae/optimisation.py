@@ -9,17 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from saeflow.sae.activation_functions import (
-    Cut,
-    JumpReLU,
-    Preactivations,
-    TopK,
-    training_selection,
-)
+from saeflow.sae.activation_functions import JumpReLU, TopK
 from saeflow.sae.initial import initial_sae
 from saeflow.sae.model import SAE
 from saeflow.sae.objectives import Step, loss_terms, matryoshka_groups, run_step, total
+from saeflow.sae.selection import Cut, Preactivations
 from saeflow.sae.settings import SAESettings, Training
+from saeflow.sae.training_activation import training_selection
 
 
 class NonFiniteLoss(ValueError):
