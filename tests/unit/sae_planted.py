@@ -15,14 +15,27 @@ from torch.nn.functional import normalize
 from saeflow.activations.settings import ActivationSettings
 from saeflow.activations.shards import group_rows, write_shard
 from saeflow.artifacts import write_manifest
-from saeflow.sae.settings import L1, AuxK, Matryoshka, Orthogonality, SAESettings, Training, Variant
+from saeflow.sae.settings import (
+    L0,
+    L1,
+    AuxK,
+    Matryoshka,
+    Orthogonality,
+    SAESettings,
+    Tilt,
+    Training,
+    Variant,
+)
 from saeflow.sae.trainer import train_sae
 
 SITE = "layers.1"
 VARIANTS = {
     "relu": Variant(label="ReLU", activation="relu", l1=L1(coefficient=0.03)),
+    "relu_free": Variant(activation="relu", l1=L1(coefficient=0.03), decoder_norm="free"),
     "topk": Variant(label="TopK", activation="topk", auxk=AuxK()),
     "batchtopk": Variant(label="BatchTopK", activation="batchtopk", auxk=AuxK()),
+    "jumprelu": Variant(label="JumpReLU", activation="jumprelu", l0=L0(), auxk=AuxK()),
+    "gated": Variant(label="Gated", activation="gated", l1=L1(coefficient=0.03)),
     "matryoshka": Variant(
         label="Matryoshka", activation="batchtopk", auxk=AuxK(), matryoshka=Matryoshka()
     ),
@@ -32,6 +45,7 @@ VARIANTS = {
         auxk=AuxK(),
         orthogonality=Orthogonality(chunk_size=16, every=2),
     ),
+    "tilted": Variant(activation="topk", auxk=AuxK(normalise=False), tilt=Tilt(t=5.0, of="loss")),
 }
 
 

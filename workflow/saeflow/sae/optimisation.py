@@ -7,15 +7,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from saeflow.sae.activation_functions import JumpReLU, TopK
 from saeflow.sae.initial import initial_sae
-from saeflow.sae.model import SAE
-from saeflow.sae.objectives import Step, loss_terms, matryoshka_groups, run_step, total
-from saeflow.sae.selection import Cut, Preactivations
+from saeflow.sae.model import SAE, standardised
+from saeflow.sae.objectives import loss_terms, matryoshka_groups, run_step
+from saeflow.sae.reduction import reduction
+from saeflow.sae.selection import Cut, Preactivations, chunk_rows
 from saeflow.sae.settings import SAESettings, Training
-from saeflow.sae.training_activation import training_selection
+from saeflow.sae.step import Step, total
+from saeflow.sae.training_activation import TrainingActivation, TrainingBatchTopK
 
 
 class NonFiniteLoss(ValueError):
@@ -26,56 +27,73 @@ class Outcome(NamedTuple):
     """What one step measured, before its update."""
 
     loss: float
-    """The weighted sum."""
+    """What was minimised."""
     losses: dict[str, float]
-    """Each term that was due, unweighted."""
+    """Each term that was due, unweighted, as a mean over tokens."""
     step: Step
 
     @property
     def explained_variance(self) -> float:
-        """1 - variance of the error / variance of the input, both about their batch means."""
-        unexplained = self.step.error_bd.var(0).sum() / self.step.x_bd.var(0).sum()
+        """1 - variance of the error / variance of the target, both about their batch means."""
+        unexplained = self.step.error_bd.var(0).sum() / self.step.target_bd.var(0).sum()
         return 1 - unexplained.item()
 
 
 class Trainer:
     """The autoencoder in training with everything that changes from step to step.
 
-    Works in a space where the mean square of an input entry is 1 (`input_scaling: rms`);
-    `finished` folds the factor back.
+    Works in a scaled space (`input_scaling`), where the target is the activation or the error of
+    the frozen SAE `base`; `finished` folds the scales back. `sample_nd` are activations (n, d_in)
+    as they are in the cache, `mean_square` the mean square of the cache's entries. Raises
+    ValueError for a `base` of another width.
     """
 
     def __init__(
-        self, settings: SAESettings, sample_nd: Tensor, mean_square: float, device: str = "cpu"
+        self,
+        settings: SAESettings,
+        sample_nd: Tensor,
+        mean_square: float,
+        device: str = "cpu",
+        base: SAE | None = None,
     ) -> None:
         training = settings.training
         self.settings, self.training = settings, training
-        self.steps = training.tokens // training.batch_size
-        self.scale = mean_square**-0.5 if training.input_scaling == "rms" else 1.0
-        self.sae = initial_sae(settings, sample_nd * self.scale).to(device)
+        self.steps = settings.steps
+        self.base = _frozen(base, settings, sample_nd.shape[1])
+        self.scales = _scales(training, sample_nd, mean_square, self.base)
+        sample = self._scaled(sample_nd)
+        scale = self.scales.input * mean_square**0.5
+        if training.input_scaling == "standardise":
+            scale = 1.0
+        self.sae = initial_sae(settings, *sample, scale).to(device)
+        self.base = None if self.base is None else self.base.to(device)
+        self.parameters = {n: p for n, p in self.sae.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.Adam(
-            self.sae.parameters(), lr=training.learning_rate, betas=training.betas, fused=True
+            self.parameters.values(), lr=training.learning_rate, betas=training.betas, fused=True
         )
         self.terms = loss_terms(settings, self.sae.d_in)
-        self.select = training_selection(settings)
+        self.reduce = reduction(settings.variant, self.steps)
         self.preactivations = Preactivations()
         nested = settings.variant.matryoshka
         self.group_f = None if nested is None else matryoshka_groups(nested, settings.d_sae, device)
         self.idle_tokens_f = torch.zeros(settings.d_sae, dtype=torch.int64, device=device)
-        self.threshold: float | None = None
         self.index = 0
 
-    def step(self, raw_bd: Tensor) -> Outcome:
+    def step(self, raw_bd: Tensor, sequence_b: Tensor | None = None) -> Outcome:
         """Take one optimisation step on activations (batch, d_in) as they are in the cache.
 
+        `sequence_b` (batch,) numbers each token's document; a tilt over sequences needs it.
         Raises NonFiniteLoss before anything is updated.
         """
-        sae, x_bd = self.sae, raw_bd * self.scale
+        sae = self.sae
         with torch.no_grad():
+            x_bd, target_bd = self._scaled(raw_bd)
             input_bd = sae.encoder_input(x_bd)
             chunks = self.preactivations(input_bd, sae.W_enc, sae.b_enc)
-            selected = self.select(chunks, (len(x_bd), sae.d_sae))
-        step = run_step(sae, x_bd, input_bd, selected, self.group_f, self.dead_f, self.index)
+            selected = self._activation.select(chunks, (len(x_bd), sae.d_sae))
+        step = run_step(
+            sae, target_bd, input_bd, selected, self.group_f, self.dead_f, self.index, sequence_b
+        )
         loss, losses = self._losses(step)
         outcome = Outcome(loss.item(), losses, step)
         if not math.isfinite(outcome.loss):
@@ -86,31 +104,49 @@ class Trainer:
         self._count(step)
         return outcome
 
+    @property
+    def _activation(self) -> TrainingActivation:
+        assert isinstance(self.sae.activation, TrainingActivation)
+        return self.sae.activation
+
+    @torch.no_grad()
+    def _scaled(self, raw_bd: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scaled input and target of activations as they are in the cache."""
+        if self.training.input_scaling == "standardise":
+            x_bd = standardised(raw_bd).x_bd
+            return x_bd, x_bd
+        x_bd = raw_bd * self.scales.input
+        if self.base is None:
+            return x_bd, x_bd
+        return x_bd, error_of(self.base, raw_bd) * self.scales.target
+
     def _losses(self, step: Step) -> tuple[Tensor, dict[str, float]]:
-        weighted, losses = [], {}
+        weighted, losses = {}, {}
         for term in self.terms:
-            weight = term.weight
             if (loss := term(self.sae, step)) is not None:
-                weighted.append(weight * loss)
-                losses[term.name] = loss.item()
-        return torch.stack(weighted).sum(), losses
+                weighted[term.name] = term.weight * loss
+                losses[term.name] = loss.detach().mean().item()
+        return self.reduce(weighted, step), losses
 
     @torch.no_grad()
     def _update(self) -> None:
-        W_dec = self.sae.W_dec
+        W_dec, unit = self.sae.W_dec, self.settings.variant.decoder_norm == "unit"
         assert W_dec.grad is not None
-        along = (W_dec.grad * W_dec).sum(1, keepdim=True)
-        W_dec.grad.addcmul_(W_dec, along, value=-1)
+        if unit:
+            along = (W_dec.grad * W_dec).sum(1, keepdim=True)
+            W_dec.grad.addcmul_(W_dec, along, value=-1)
         if self.training.clip_norm is not None:
             clip_gradients(self.sae, self.training.clip_norm)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.training, self.index, self.steps)
         self.optimiser.step()
-        W_dec.div_(W_dec.norm(dim=1, keepdim=True))
+        if unit:
+            W_dec.div_(W_dec.norm(dim=1, keepdim=True))
+        self._activation.after_update()
 
     def _count(self, step: Step) -> None:
-        self.idle_tokens_f += len(step.x_bd)
-        self.idle_tokens_f[step.pairs.latents_p] = 0
+        self.idle_tokens_f += step.batch
+        self.idle_tokens_f[step.pairs.latents_p[step.values_p.detach() > 0]] = 0
         self.index += 1
 
     @property
@@ -123,6 +159,11 @@ class Trainer:
         """The present weight of each loss term."""
         return {term.name: term.weight for term in self.terms}
 
+    @property
+    def threshold(self) -> float | None:
+        """BatchTopK's calibrated inference threshold, in the scaled space."""
+        return getattr(self._activation, "threshold", None) if self.needs_calibration else None
+
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:
         """Set the inference threshold with which the mean L0 over raw `batches` is k.
@@ -132,47 +173,44 @@ class Trainer:
         """
         sae, rows, cut = self.sae, 0, Cut(self.idle_tokens_f.device)
         for raw_bd in batches:
-            input_bd = sae.encoder_input(raw_bd * self.scale)
+            input_bd = sae.encoder_input(self._scaled(raw_bd)[0])
             cut.add(self.preactivations(input_bd, sae.W_enc, sae.b_enc))
             rows += len(raw_bd)
-        self.threshold = cut.threshold(self.settings.l0 * rows)
+        assert isinstance(self._activation, TrainingBatchTopK)
+        self._activation.threshold = cut.threshold(self.settings.l0 * rows)
 
     @property
     def needs_calibration(self) -> bool:
         """Whether inference has a threshold that training has not."""
-        return self.settings.variant.activation == "batchtopk"
+        return isinstance(self._activation, TrainingBatchTopK)
 
+    @torch.no_grad()
     def finished(self) -> SAE:
-        """Return a copy for inference, with the input scale folded into biases and threshold.
+        """Return a copy for inference that reads and writes activations as they are in the cache.
 
-        Latents are rescaled rather than decoder rows, which keep unit norm. Raises RuntimeError
+        Input and target scale and free decoder norms are folded into the other weights: decoder
+        rows have unit norm, and a latent's activation is its part's length. Raises RuntimeError
         for BatchTopK before `calibrate`.
         """
-        sae = self.sae
+        sae, scales = self.sae, self.scales
+        norm_f1 = torch.ones_like(sae.W_dec[:, :1])
+        if self.settings.variant.decoder_norm == "free":
+            norm_f1 = sae.W_dec.norm(dim=1, keepdim=True).clamp_min(torch.finfo().tiny)
+        rescale_f = norm_f1[:, 0] / scales.target
         return SAE(
-            sae.W_enc.detach().clone(),
-            sae.W_dec.detach().clone(),
-            sae.b_enc.detach() / self.scale,
-            sae.b_dec.detach() / self.scale,
-            self._inference_activation(),
+            sae.W_enc * (rescale_f * scales.input),
+            sae.W_dec / norm_f1,
+            sae.b_enc * rescale_f,
+            sae.b_dec / scales.target,
+            self._activation.finished(sae.b_enc, rescale_f),
+            apply_b_dec_to_input=sae.apply_b_dec_to_input,
+            standardise=self.training.input_scaling == "standardise",
         )
-
-    def _inference_activation(self) -> nn.Module:
-        match self.settings.variant.activation:
-            case "relu":
-                return nn.ReLU()
-            case "topk":
-                return TopK(self.settings.l0)
-            case "batchtopk":
-                if self.threshold is None:
-                    raise RuntimeError("BatchTopK has no inference threshold before calibrate()")
-                threshold_f = torch.full((self.settings.d_sae,), self.threshold / self.scale)
-                return JumpReLU(threshold_f.to(self.idle_tokens_f.device))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and numbers from which `restore` goes on bit for bit (on the CPU)."""
         tensors: dict[str, Tensor] = {"idle_tokens": self.idle_tokens_f}
-        for name, parameter in self.sae.named_parameters():
+        for name, parameter in self.parameters.items():
             tensors[name] = parameter
             for moment in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{moment}.{name}"] = self.optimiser.state[parameter][moment]
@@ -180,13 +218,14 @@ class Trainer:
             "index": self.index,
             "weights": self.weights,
             "memories": {term.name: term.memory for term in self.terms},
+            "reduction": self.reduce.memory,
         }
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Take over a saved state; memory layouts stay those of a fresh trainer."""
         self.idle_tokens_f.copy_(tensors["idle_tokens"])
-        for name, parameter in self.sae.named_parameters():
+        for name, parameter in self.parameters.items():
             parameter.copy_(tensors[name])
             state = self.optimiser.state[parameter]
             state["step"] = torch.tensor(float(numbers["index"]), device=parameter.device)
@@ -195,7 +234,48 @@ class Trainer:
         for term in self.terms:
             term.weight = numbers["weights"][term.name]
             term.memory = numbers["memories"][term.name]
+        self.reduce.memory = numbers["reduction"]
         self.index = numbers["index"]
+
+
+class Scales(NamedTuple):
+    """Factors from the cache's space to the trainer's."""
+
+    input: float
+    target: float
+
+
+def _scales(training: Training, sample_nd: Tensor, mean_square: float, base: SAE | None) -> Scales:
+    """Return what brings input and target to the size that `input_scaling` asks for."""
+
+    def factor(mean_square: float) -> float:
+        match training.input_scaling:
+            case "rms":
+                return mean_square**-0.5
+            case "unit_norm":
+                return (mean_square * sample_nd.shape[1]) ** -0.5
+        return 1.0
+
+    scale = factor(mean_square)
+    if base is None:
+        return Scales(scale, scale)
+    return Scales(scale, factor(error_of(base, sample_nd).square().mean().item()))
+
+
+def _frozen(base: SAE | None, settings: SAESettings, d_in: int) -> SAE | None:
+    """Return `base` without gradient, after checking that it is there and fits."""
+    if (base is None) != (settings.variant.error_of is None):
+        raise ValueError("a frozen SAE is needed where the variant has error_of, and only there")
+    if base is not None and base.d_in != d_in:
+        raise ValueError(f"the frozen SAE reads width {base.d_in}, the activations have {d_in}")
+    return None if base is None else base.requires_grad_(False)
+
+
+@torch.no_grad()
+def error_of(base: SAE, x_bd: Tensor) -> Tensor:
+    """Return x less its reconstruction by `base` (batch, d_in), row chunk by row chunk."""
+    rows = chunk_rows(len(x_bd), base.d_sae, x_bd.is_cuda)
+    return torch.cat([part - base(part) for part in x_bd.split(rows)])
 
 
 def clip_gradients(sae: SAE, limit: float) -> None:

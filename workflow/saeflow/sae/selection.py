@@ -71,6 +71,17 @@ class SelectPositive:
         return _pairs(*_above(chunks, 0.0), shape)
 
 
+class SelectAbove:
+    """Every pre-activation above its latent's bound (d_sae,)."""
+
+    def __init__(self) -> None:
+        self.bound_f = torch.zeros(())
+
+    def __call__(self, chunks: Chunks, shape: tuple[int, int]) -> tuple[Pairs, Tensor]:
+        """Return all pairs above `bound_f`."""
+        return _pairs(*_above(chunks, self.bound_f), shape)
+
+
 class SelectTopK:
     """The k largest positive pre-activations of each token."""
 
@@ -124,11 +135,11 @@ class SelectBatchTopK:
         yield 0.0
 
 
-def _above(chunks: Chunks, bound: float) -> tuple[Tensor, Tensor]:
+def _above(chunks: Chunks, bound: float | Tensor) -> tuple[Tensor, Tensor]:
     """Return flat indices and values of all pre-activations above `bound`."""
     flat, values = [], []
     for start, pre_cf in chunks():
-        found = _nonzero(pre_cf.flatten() > bound)
+        found = _nonzero((pre_cf > bound).flatten())
         values.append(pre_cf.flatten()[found])
         flat.append(found + start * pre_cf.shape[1])
     return torch.cat(flat), torch.cat(values)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -11,9 +12,15 @@ from saeflow.settings import Settings
 TIMING_METRIC = "step_seconds"
 """Metric of the rows that `timing.time_variants` writes."""
 
+TOP_K = ("topk", "batchtopk")
+"""Activation functions that fix L0 themselves, by comparing latents with one another."""
+
 
 class L1(Settings):
-    """Sum of latent activations (decoder rows have unit norm, so none is weighted)."""
+    """Sum of latent activations, each weighted by its decoder row's norm.
+
+    With `decoder_norm: unit` that is the plain sum. A gated SAE's penalty is on its gates.
+    """
 
     coefficient: PositiveFloat = 2e-2
     """The penalty's weight; where `match_l0` is on, its starting value."""
@@ -23,6 +30,33 @@ class L1(Settings):
     """Relative change of the coefficient per step, in units of the learning rate, where L0 is off
     by a factor of e or more. L0 answers at the pace of the learning rate: 5 lags behind a
     coefficient that has to fall all along, 40 swings at the start."""
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps over which the coefficient rises linearly from zero."""
+
+    @model_validator(mode="after")
+    def _steered_or_warmed_up(self) -> L1:
+        if self.match_l0 and self.warmup:
+            raise ValueError("warmup needs match_l0: false; a steered coefficient is no schedule")
+        return self
+
+
+class L0(Settings):
+    """Squared relative distance of the batch L0 from the grid's L0 (JumpReLU)."""
+
+    coefficient: PositiveFloat = 1.0
+    """The penalty's weight (dictionary_learning: 1, with a reconstruction loss of order 1)."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps over which the coefficient rises linearly from zero."""
+
+
+class JumpReLU(Settings):
+    """Thresholds that learn through a straight-through estimator (Rajamanoharan et al. 2024b)."""
+
+    threshold: PositiveFloat = 0.05
+    """Every latent's threshold at the start, where the mean square of an input entry is 1 (Gemma
+    Scope: 0.001 for inputs of unit norm, which is this at d_in = 2,500)."""
+    bandwidth: PositiveFloat = 0.05
+    """Width of the estimator's rectangle, on the same scale (Gemma Scope: 0.001)."""
 
 
 class AuxK(Settings):
@@ -32,6 +66,9 @@ class AuxK(Settings):
     """Weight alpha (OrtSAE appendix: 1/32 for all variants except ReLU)."""
     k: PositiveInt | None = None
     """Dead latents used per token; null is d_in / 2."""
+    normalise: bool = True
+    """Divide by the error's variance over the batch (Gao et al.); off: the mean square itself
+    (the code of BatchTopK's authors)."""
 
 
 class Matryoshka(Settings):
@@ -39,11 +76,20 @@ class Matryoshka(Settings):
 
     fractions: tuple[PositiveFloat, ...] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
     """Share of the latents in each group; they sum to one."""
+    weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None
+    """Weight of each prefix's reconstruction, in proportion; null weighs all alike."""
 
     @model_validator(mode="after")
-    def _fractions_sum_to_one(self) -> Matryoshka:
+    def _fractions_and_weights_fit(self) -> Matryoshka:
         if abs(sum(self.fractions) - 1) > 1e-6:
             raise ValueError(f"fractions must sum to 1, they sum to {sum(self.fractions):g}")
+        if self.weights is not None and len(self.weights) != len(self.fractions):
+            raise ValueError(
+                f"weights must be one for each of the {len(self.fractions)} fractions, "
+                f"they are {len(self.weights)}"
+            )
+        if self.weights is not None and self.weights[-1] == 0:
+            raise ValueError("the last weight must not be 0: no latent of its group would learn")
         return self
 
 
@@ -58,6 +104,51 @@ class Orthogonality(Settings):
     """Evaluate at every n-th step with n times gamma (5 is the paper's cheap variant)."""
     delta: PositiveFloat = 1e-8
     """Floor of the product of norms in the cosine; the paper gives no value."""
+
+
+class Tilt(Settings):
+    """Tilted empirical risk instead of the mean: (1/t) log mean exp(t loss) (Li et al. 2021)."""
+
+    t: float
+    """The tilt: above 0 leans towards the largest loss (SSAE: 500 and 1e9), below 0 away from it.
+    Losses are of order 1 with `input_scaling: rms`."""
+    over: Literal["token", "sequence"] = "token"
+    """What has one loss: a token, or the tokens of one document in the batch, averaged; then
+    batches are made of whole documents as far as they fit. SSAE does not say which."""
+    of: Literal["reconstruction", "loss"] = "reconstruction"
+    """Tilt the reconstruction alone, or the sum of all terms that a token has. SSAE does not say
+    which."""
+    running: float | None = Field(default=None, gt=0, lt=1)
+    """Weight of the present batch in a running normaliser (TERM's stochastic form; its authors
+    use 0.2 and 0.5); null normalises each batch by itself."""
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps over which t rises linearly from zero."""
+
+    @model_validator(mode="after")
+    def _tilts(self) -> Tilt:
+        if self.t == 0:
+            raise ValueError("t = 0 is the mean: remove the tilt section")
+        return self
+
+
+class TrainedBase(Settings):
+    """A frozen SAE of this workflow, on the same subject and site and of the same seed."""
+
+    source: Literal["trained"] = "trained"
+    variant: str
+    """Name in `variants`."""
+    corpus: str
+    """Corpus that it was trained on."""
+    d_sae: PositiveInt
+    l0: PositiveInt
+
+
+class FolderBase(Settings):
+    """A frozen SAE on disk, in any layout that `formats.load_sae` reads."""
+
+    source: Literal["folder"]
+    path: str
+    """Folder or file below `data_dir`."""
 
 
 class Training(Settings):
@@ -77,8 +168,14 @@ class Training(Settings):
     """Share of the steps at the end with a rate falling linearly to zero."""
     clip_norm: PositiveFloat | None = 1.0
     """Largest gradient norm; null does not clip."""
-    input_scaling: Literal["none", "rms"] = "rms"
-    """`rms` divides by one global factor so that the mean square of an entry is 1 (folded back)."""
+    input_scaling: Literal["none", "rms", "unit_norm", "standardise"] = "rms"
+    """`rms` divides by one global factor so that the mean square of an entry is 1, `unit_norm` so
+    that the mean squared norm of a token is 1 (both are folded back); `standardise` gives every
+    token mean 0 and deviation 1, which the finished SAE does as well."""
+    selection: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the dense product that proposes what a top k and the orthogonality penalty
+    select; what is selected is decided and computed in float32. bfloat16 is faster where the
+    processor multiplies it."""
     dead_after_tokens: PositiveInt = 200_000
     """A latent is dead when it has not fired for so many tokens."""
     calibration_batches: PositiveInt = 64
@@ -101,32 +198,83 @@ class Variant(Settings):
 
     label: str = ""
     """Name in figures and tables; training does not depend on it."""
-    activation: Literal["relu", "topk", "batchtopk"]
+    activation: Literal["relu", "topk", "batchtopk", "jumprelu", "gated"]
     """What selects the active latents."""
+    jumprelu: JumpReLU | None = None
+    """Threshold and estimator of jumprelu; its defaults where absent."""
     l1: L1 | None = None
-    """Sparsity penalty; required for relu, refused for topk and batchtopk."""
+    """Sparsity penalty; required for relu and gated, refused for the others."""
+    l0: L0 | None = None
+    """Sparsity penalty; required for jumprelu, refused for the others."""
     auxk: AuxK | None = None
     """Dead-latent term."""
     matryoshka: Matryoshka | None = None
     """Nested prefixes."""
     orthogonality: Orthogonality | None = None
     """OrtSAE's penalty."""
+    tilt: Tilt | None = None
+    """Tilted risk in place of the mean over tokens."""
+    error_of: Annotated[TrainedBase | FolderBase, Field(discriminator="source")] | None = None
+    """The frozen SAE whose error is the target; absent: the activation is the target."""
+    decoder_norm: Literal["unit", "free"] = "unit"
+    """Keep decoder rows at unit norm, or let them grow and weigh the L1 penalty by their norm;
+    free norms are folded back."""
+    decoder_bias: bool = True
+    """Whether b_dec is learnt; off, it is zero."""
+    apply_b_dec_to_input: bool | None = None
+    """Subtract b_dec before the encoder; null does as the field: yes, but not for jumprelu, nor
+    where b_dec is no point among the activations."""
     training: dict[str, float | int | str | list[float] | None] = Field(default_factory=dict)
     """Keys of `Training` that this variant changes, e.g. its learning rate."""
 
-    @model_validator(mode="after")
-    def _meaningful(self) -> Variant:
-        if self.activation == "relu" and self.l1 is None:
-            raise ValueError("activation relu needs an l1 section: nothing else makes it sparse")
-        if self.activation != "relu" and self.l1 is not None:
-            raise ValueError(f"activation {self.activation} fixes L0 itself; remove the l1 section")
-        return self
+    @property
+    def centred(self) -> bool:
+        """Whether the encoder sees x less b_dec."""
+        if self.apply_b_dec_to_input is not None:
+            return self.apply_b_dec_to_input
+        return self.activation != "jumprelu" and self.decoder_bias and self.error_of is None
 
     @property
     def architecture(self) -> str:
         """The parts that shape the SAE, e.g. `batchtopk+matryoshka`."""
-        parts = {"matryoshka": self.matryoshka, "orthogonality": self.orthogonality}
-        return "+".join([self.activation, *(name for name, part in parts.items() if part)])
+        parts = {name: getattr(self, name) for name in ("matryoshka", "orthogonality", "tilt")}
+        named = [self.activation, *(name for name, part in parts.items() if part)]
+        return "+".join([*named, "error"] if self.error_of else named)
+
+    @model_validator(mode="after")
+    def _meaningful(self) -> Variant:
+        for reason in self._objections():
+            raise ValueError(reason)
+        return self
+
+    def _objections(self) -> Iterator[str]:
+        """Yield why this combination is refused."""
+        kind = self.activation
+        if kind in ("relu", "gated") and self.l1 is None:
+            yield f"activation {kind} needs an l1 section: nothing else makes it sparse"
+        if kind == "jumprelu" and self.l0 is None:
+            yield "activation jumprelu needs an l0 section: nothing else makes it sparse"
+        if kind == "jumprelu" and self.l1 is not None:
+            yield "activation jumprelu has an l0 section in place of l1, which shrinks activations"
+        if kind in TOP_K and (self.l1 or self.l0):
+            section = "l1" if self.l1 else "l0"
+            yield f"activation {kind} fixes L0 itself; remove the {section} section"
+        if kind != "jumprelu" and self.l0 is not None:
+            yield f"activation {kind} has no threshold that an l0 section could move"
+        if kind != "jumprelu" and self.jumprelu is not None:
+            yield f"activation {kind} does not read a jumprelu section"
+        if kind in TOP_K and self.decoder_norm == "free":
+            yield (
+                f"activation {kind} compares latents with one another, which means something only "
+                "with decoder_norm: unit"
+            )
+        if self.apply_b_dec_to_input and not self.decoder_bias:
+            yield "apply_b_dec_to_input: true has nothing to subtract with decoder_bias: false"
+        if self.apply_b_dec_to_input and self.error_of is not None:
+            yield (
+                "apply_b_dec_to_input: true would subtract a bias of the frozen SAE's error from "
+                "activations"
+            )
 
 
 class SAESettings(Settings):
@@ -136,8 +284,13 @@ class SAESettings(Settings):
     training: Training
     d_sae: PositiveInt
     l0: PositiveInt
-    """k of TopK and BatchTopK; the L0 that an L1 coefficient is steered to."""
+    """k of TopK and BatchTopK; the L0 that the other activation functions are steered to."""
     seed: int
+
+    @property
+    def steps(self) -> int:
+        """Optimisation steps of the whole training."""
+        return self.training.tokens // self.training.batch_size
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the result, as JSON types from which the settings can be built.
@@ -151,6 +304,11 @@ class SAESettings(Settings):
     def _point_is_possible(self) -> SAESettings:
         if self.l0 > self.d_sae:
             raise ValueError(f"l0 {self.l0} exceeds d_sae {self.d_sae}: k must be at most d_sae")
+        if self.training.input_scaling == "standardise" and self.variant.error_of is not None:
+            raise ValueError(
+                "input_scaling: standardise cannot have an error_of target: a token's mean, which "
+                "is put back into every reconstruction, is no part of an error"
+            )
         return self
 
 

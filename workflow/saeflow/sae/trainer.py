@@ -91,7 +91,7 @@ def train_sae(
             **last,
             "site": site,
             "threshold": run.trainer.threshold,
-            "scale": run.trainer.scale,
+            "scale": run.trainer.scales.input,
         },
         seed=settings.seed,
         device=device,
@@ -209,10 +209,10 @@ class _Run:
             return
         row: dict[str, float | int | None] = {
             "step": trainer.index,
-            "tokens": trainer.index * len(step.x_bd),
+            "tokens": trainer.index * step.batch,
             "loss": outcome.loss,
             **{f"loss_{term.name}": self.losses.get(term.name) for term in trainer.terms},
-            "l0": len(step.values_p) / len(step.x_bd),
+            "l0": step.l0,
             "explained_variance": outcome.explained_variance,
             "learning_rate": trainer.optimiser.param_groups[0]["lr"],
             "l1_coefficient": trainer.weights.get("l1"),
