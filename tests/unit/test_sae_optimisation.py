@@ -13,8 +13,14 @@ from torch.nn.functional import normalize
 from saeflow.sae.activation_functions import JumpReLU
 from saeflow.sae.initial import geometric_median
 from saeflow.sae.model import SAE
-from saeflow.sae.optimisation import NonFiniteLoss, Trainer, clip_gradients, learning_rate
-from saeflow.sae.settings import Training, Variant
+from saeflow.sae.optimisation import (
+    NonFiniteLoss,
+    Trainer,
+    clip_gradients,
+    error_of,
+    learning_rate,
+)
+from saeflow.sae.settings import FolderBase, Training, Variant
 
 
 def trained(variant: str | Variant, rows_nd: Tensor, steps: int, **options) -> Trainer:
@@ -132,19 +138,91 @@ def test_a_batch_that_activates_nothing_is_survived(name):
     assert inference_l0(trainer.finished(), rows) == 0
 
 
-@pytest.mark.parametrize("name", ["relu", "topk", "batchtopk"])
-def test_the_input_scale_is_folded_back(name):
+def in_training(trainer: Trainer, raw_bd: Tensor) -> Tensor:
+    """Reconstruction by the selected pairs of the trainer's own space, brought back."""
+    with torch.no_grad():
+        outcome = trainer.step(raw_bd)
+        return outcome.step.prefixes_bd[-1] / trainer.scales.target
+
+
+@pytest.mark.parametrize("scaling", ["none", "rms", "unit_norm"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_scales_and_norms_are_folded_back(name, scaling, monkeypatch):
     rows, _ = planted(4000)
     rows = 100 * rows
-    trainer = trained(name, rows, 40)
-    sae, inner = trainer.finished(), trainer.sae
-    x_bd = rows[:200]
-    inner.activation = trainer._inference_activation()
-    if isinstance(inner.activation, JumpReLU):
-        inner.activation.threshold = inner.activation.threshold * trainer.scale
-    expected = inner(x_bd * trainer.scale) / trainer.scale
-    torch.testing.assert_close(sae(x_bd), expected, rtol=1e-4, atol=1e-3)
+    trainer = trained(name, rows, 40, input_scaling=scaling)
+    if scaling == "none":
+        assert trainer.scales == (1, 1)
+    else:
+        norm = (rows * trainer.scales.input).square().sum(1).mean().item()
+        assert norm == pytest.approx(32 if scaling == "rms" else 1, rel=1e-3)
+    sae = trainer.finished()
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(64))
+    if isinstance(sae.activation, JumpReLU) and name != "jumprelu":
+        return  # its threshold selects other pairs than a batch's top k
+    monkeypatch.setattr(trainer, "_update", lambda: None)
+    monkeypatch.setattr(Tensor, "backward", lambda self: None)
+    expected = in_training(trainer, rows[:200])
+    torch.testing.assert_close(sae(rows[:200]), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["topk", "jumprelu", "gated"])
+def test_a_standardising_sae_does_so_at_inference(name):
+    rows, _ = planted(4000)
+    trainer = trained(name, rows, 40, input_scaling="standardise")
+    sae, again = trainer.finished(), 5 * rows[:100] + 7
+    assert sae.standardise
+    torch.testing.assert_close(sae.encode(again), sae.encode(rows[:100]), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(sae(again), 5 * sae(rows[:100]) + 7, atol=1e-2, rtol=1e-3)
+    error = (rows[:100] - sae(rows[:100])).square().mean()
+    assert error < rows[:100].var(1).mean()
+    with pytest.raises(ValueError, match="needs x as well"):
+        sae.decode(sae.encode(again))
+
+
+def test_the_error_of_a_frozen_sae_is_reconstructed_from_the_activations():
+    rows, _ = planted(8000)
+    base = trained("topk", rows, 15).finished()
+    before = [p.clone() for p in base.parameters()]
+    variant = Variant(
+        activation="batchtopk",
+        error_of=FolderBase(source="folder", path="base"),
+        decoder_bias=False,
+    )
+    config = settings(variant, tokens=300 * 64, learning_rate=1e-2)
+    trainer = Trainer(config, rows[:2000], rows.square().mean().item(), base=base)
+    for i in range(300):
+        trainer.step(rows[i * 64 % 7000 :][:64])
+    trainer.calibrate(rows[:4000].split(64))
+    residual = trainer.finished()
+    assert all(torch.equal(a, b) for a, b in zip(before, base.parameters(), strict=True))
+    assert not residual.apply_b_dec_to_input and residual.b_dec.abs().max() == 0
+    alone = (rows - base(rows)).square().sum()
+    both = (rows - base(rows) - residual(rows)).square().sum()
+    assert both < 0.5 * alone
+    scaled = (error_of(base, rows) * trainer.scales.target).square().mean().item()
+    assert scaled == pytest.approx(1, rel=0.1)
+
+
+def test_a_frozen_sae_is_needed_where_the_target_is_its_error_and_only_there():
+    rows, _ = planted(1000)
+    base = trained("topk", rows, 2).finished()
+    with pytest.raises(ValueError, match="needed where the variant has error_of"):
+        Trainer(settings("topk"), rows, 1.0, base=base)
+    variant = Variant(activation="topk", error_of=FolderBase(source="folder", path="base"))
+    with pytest.raises(ValueError, match="needed where the variant has error_of"):
+        Trainer(settings(variant), rows, 1.0)
+    with pytest.raises(ValueError, match=r"width 32, the activations have 16"):
+        Trainer(settings(variant), rows[:, :16], 1.0, base=base)
+
+
+@pytest.mark.parametrize("name", ["jumprelu", "gated"])
+def test_a_steered_sae_starts_at_four_times_its_l0_and_ends_near_it(name):
+    rows, _ = planted(40_000)
+    start = Trainer(settings(name, l0=4), rows[:2000], rows.square().mean().item())
+    assert start.step(rows[:2000]).step.l0 == pytest.approx(16, rel=0.1)
+    trainer = trained(name, rows, 400, batch_size=128, l0=4, learning_rate=1e-2)
+    assert inference_l0(trainer.finished(), rows[-4000:]) == pytest.approx(4, rel=0.15)
 
 
 def test_non_finite_input_stops_before_the_update():
@@ -191,7 +269,7 @@ def recovery(trainer: Trainer, directions: Tensor) -> float:
     return cosines.max(0).values.mean().item()
 
 
-@pytest.mark.parametrize("name", ["relu", "topk", "batchtopk"])
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "tilted"])
 def test_a_known_dictionary_is_recovered(name):
     rows, directions = planted(40_000)
     start = Trainer(settings(name), rows[:2000], rows.square().mean().item())

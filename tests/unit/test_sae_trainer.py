@@ -118,10 +118,10 @@ def interrupt_after(monkeypatch, steps: int) -> None:
     """Let the trainer fail after so many further steps, as a stand-in for a crash."""
     original, taken = Trainer.step, iter(range(steps))
 
-    def step(self, raw_bd):
+    def step(self, raw_bd, sequence_b=None):
         if next(taken, None) is None:
             raise KeyboardInterrupt
-        return original(self, raw_bd)
+        return original(self, raw_bd, sequence_b)
 
     monkeypatch.setattr(Trainer, "step", step)
 
@@ -152,7 +152,7 @@ def test_resume_reads_on_where_the_data_stopped(tmp_path, cache, monkeypatch):
             train_sae(short(checkpoint_minutes=0), cache, SITE, tmp_path)
     seen = []
     original = Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda self, x: seen.append(x) or original(self, x))
+    monkeypatch.setattr(Trainer, "step", lambda self, x, _: seen.append(x) or original(self, x))
     train_sae(short(checkpoint_minutes=0), cache, SITE, tmp_path)
     assert len(seen) == 15
     with ActivationStream(cache, SITE, batch_size=64, seed=0) as stream:

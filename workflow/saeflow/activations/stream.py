@@ -108,10 +108,14 @@ class _Block:
         self.acts = np.empty((rows, cache.d_in), cache.dtype)
         self.ids = {name: np.empty(rows, kind) for name, kind in ID_TYPES.items()}
 
-    def fill(self, groups: list[Group], key: list[int], with_ids: bool) -> _Block:
+    def fill(
+        self, groups: list[Group], key: list[int], with_ids: bool, by_document: bool
+    ) -> _Block:
         """Read `groups` and scatter their rows in an order drawn from `key`."""
         self.rows = sum(group.rows for group in groups)
         order = np.random.default_rng(key).permutation(self.rows)
+        if by_document:
+            order = _documents_together(order, groups)
         names = [self.cache.site, *(ID_TYPES if with_ids else ())]
         targets = {self.cache.site: as_rows(self.acts), **self.ids}
         done = 0
@@ -124,11 +128,29 @@ class _Block:
         return self
 
 
+def _documents_together(order: np.ndarray, groups: list[Group]) -> np.ndarray:
+    """Return new places for rows, with those of a document side by side.
+
+    Documents stand in the order of their first rows in `order`, rows of a document as there.
+    """
+    read = [read_group(open_shard(g.path), g.path, g.number, ["document"]) for g in groups]
+    document = np.concatenate([columns["document"] for columns in read])
+    shuffled = np.empty_like(document)
+    shuffled[order] = document
+    _, first, inverse = np.unique(shuffled, return_index=True, return_inverse=True)
+    places = np.empty_like(order)
+    places[np.argsort(first[inverse], kind="stable")] = np.arange(len(order))
+    return places[order]
+
+
 class _Reader:
     """The blocks of all epochs from one row on; a background thread fills the next one."""
 
-    def __init__(self, cache: Cache, seed: int, block_rows: int, row: int, with_ids: bool) -> None:
+    def __init__(
+        self, cache: Cache, seed: int, block_rows: int, row: int, with_ids: bool, by_document: bool
+    ) -> None:
         self.cache, self.seed, self.with_ids = cache, seed, with_ids
+        self.by_document = by_document
         self.block_rows = max(block_rows, *(group.rows for group in cache.groups), 1)
         size = min(self.block_rows, cache.rows)
         self.plan = self._plan(row)
@@ -161,7 +183,7 @@ class _Reader:
 
     def _read_into(self, block: _Block) -> tuple[Future[_Block], int]:
         groups, key, first = next(self.plan)
-        return self.thread.submit(block.fill, groups, key, self.with_ids), first
+        return self.thread.submit(block.fill, groups, key, self.with_ids, self.by_document), first
 
     def take(self, rows: int) -> Iterator[tuple[_Block, slice]]:
         """Yield the stretches of blocks with the next `rows` rows; each is valid until the next."""
@@ -185,7 +207,8 @@ class ActivationStream:
 
     `position` counts the batches already consumed; a stream that is opened at a position goes on
     with the batch that would have come next, without reading what precedes. Use it as a context
-    manager: leaving it ends the background thread. Memory is two blocks of `block_bytes`.
+    manager: leaving it ends the background thread. Memory is two blocks of `block_bytes`. With
+    `by_document` the rows of a document stand together within each block, documents shuffled.
 
     Raises ArtifactError as `open_cache` does, and for a shard that turns out damaged when read.
     """
@@ -200,6 +223,7 @@ class ActivationStream:
         position: int = 0,
         device: str | torch.device | None = None,
         block_bytes: int = BLOCK_BYTES,
+        by_document: bool = False,
     ) -> None:
         if batch_size < 1 or position < 0:
             raise ValueError(f"batch_size {batch_size} and position {position} must be positive")
@@ -207,6 +231,7 @@ class ActivationStream:
         self.batch_size, self.seed, self.position = batch_size, seed, position
         self.device = torch.device(device or "cpu")
         self._block_rows = max(1, block_bytes // (self.d_in * self.cache.dtype.itemsize))
+        self._by_document = by_document
         self._reader: _Reader | None = None
         self._closed = False
 
@@ -259,7 +284,9 @@ class ActivationStream:
             self._reader = None
         if self._reader is None:
             row = self.position * self.batch_size
-            self._reader = _Reader(self.cache, self.seed, self._block_rows, row, with_ids)
+            self._reader = _Reader(
+                self.cache, self.seed, self._block_rows, row, with_ids, self._by_document
+            )
         return self._reader
 
     def close(self) -> None:

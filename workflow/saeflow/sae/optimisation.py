@@ -88,6 +88,7 @@ class Trainer:
         sae = self.sae
         with torch.no_grad():
             x_bd, target_bd = self._scaled(raw_bd)
+            sequence_b = None if sequence_b is None else sequence_b.to(raw_bd.device)
             input_bd = sae.encoder_input(x_bd)
             chunks = self.preactivations(input_bd, sae.W_enc, sae.b_enc)
             selected = self._activation.select(chunks, (len(x_bd), sae.d_sae))
@@ -178,6 +179,12 @@ class Trainer:
             rows += len(raw_bd)
         assert isinstance(self._activation, TrainingBatchTopK)
         self._activation.threshold = cut.threshold(self.settings.l0 * rows)
+
+    @property
+    def needs_sequences(self) -> bool:
+        """Whether `step` has to be given the document of each token."""
+        tilt = self.settings.variant.tilt
+        return tilt is not None and tilt.over == "sequence"
 
     @property
     def needs_calibration(self) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,7 +30,7 @@ from saeflow.fingerprint import fingerprint
 from saeflow.preempt import EXIT_CODE, StopRequest, preemptible
 from saeflow.progress import Progress, say
 from saeflow.sae.checkpoint import load_state, save_state
-from saeflow.sae.formats import save_sae
+from saeflow.sae.formats import load_sae, save_sae
 from saeflow.sae.optimisation import NonFiniteLoss, Outcome, Trainer
 from saeflow.sae.settings import SAESettings
 
@@ -46,9 +47,12 @@ def train_sae(
     out: str | Path,
     *,
     device: str = "cpu",
+    base: str | Path | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Train one SAE on the cache `activations` and leave a SAELens folder with manifest in `out`.
+
+    `base` is the frozen SAE, in any layout that `load_sae` reads, of a variant with `error_of`.
 
     Killed at any moment and called again, it goes on from the last checkpoint in `out/trainer` and
     ends with the same weights, bit for bit on the CPU (CUDA adds some gradients in no fixed order).
@@ -60,11 +64,13 @@ def train_sae(
         "settings": settings.identity(),
         "site": site,
         "activations": file_digest(activations / MANIFEST),
+        "base": None if base is None else sae_digest(base),
         "device": device,
         "code": fingerprint(__name__),
         "torch": torch.__version__,
     }
-    run = _Run(new_trainer(settings, activations, site, device), out / TRAINER, identity)
+    trainer = new_trainer(settings, activations, site, device, base)
+    run = _Run(trainer, out / TRAINER, identity)
     with preemptible() as stop:
         run.train(activations, site, stop)
         if run.trainer.needs_calibration:
@@ -89,6 +95,7 @@ def train_sae(
         inputs={"activations": activations},
         stats={
             **last,
+            **({"base": identity["base"]} if base else {}),
             "site": site,
             "threshold": run.trainer.threshold,
             "scale": run.trainer.scales.input,
@@ -109,11 +116,23 @@ def _source(activations: Path) -> dict[str, str]:
 
 
 def new_trainer(
-    settings: SAESettings, activations: Path, site: str, device: str = "cpu"
+    settings: SAESettings,
+    activations: Path,
+    site: str,
+    device: str = "cpu",
+    base: str | Path | None = None,
 ) -> Trainer:
     """Return a trainer at step 0, initialised on a sample of the cache."""
+    frozen = None if base is None else load_sae(base)
     sample_nd = sample(activations, site, _SAMPLE_ROWS, settings.seed)
-    return Trainer(settings, sample_nd, estimate_scale(activations, site), device)
+    return Trainer(settings, sample_nd, estimate_scale(activations, site), device, frozen)
+
+
+def sae_digest(path: str | Path) -> str:
+    """Return the SHA-256 of an SAE's file, or of all the files of its folder."""
+    files = sorted(Path(path).glob("*")) if Path(path).is_dir() else [Path(path)]
+    digests = [f"{file.name} {file_digest(file)}" for file in files if file.is_file()]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 class _Run:
@@ -148,8 +167,8 @@ class _Run:
         what = f"training {settings.variant.architecture} d{settings.d_sae} l0 {settings.l0}"
         stream = self._stream(activations, site)
         with stream, Progress(trainer.steps, "steps", what, done=trainer.index) as progress:
-            for raw_bd in stream:
-                outcome = self._step(raw_bd, activations)
+            for raw_bd, sequence_b in self._batches(stream):
+                outcome = self._step(raw_bd, sequence_b, activations)
                 self.seconds = earlier + time.monotonic() - started
                 self._record(outcome)
                 progress.update(1)
@@ -184,15 +203,22 @@ class _Run:
             seed=settings.seed,
             position=self.trainer.index,
             device=self.identity["device"],
+            by_document=self.trainer.needs_sequences,
         )
+
+    def _batches(self, stream: ActivationStream) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield activations and, where a tilt is over sequences, their documents."""
+        if self.trainer.needs_sequences:
+            yield from ((batch.acts_bd, batch.document) for batch in stream.batches_with_ids())
+        yield from ((raw_bd, None) for raw_bd in stream)
 
     def _leave(self) -> NoReturn:
         say(f"stopped on SIGTERM after step {self.trainer.index:,}, saved in {self.folder}")
         raise SystemExit(EXIT_CODE)
 
-    def _step(self, raw_bd: Tensor, activations: Path) -> Outcome:
+    def _step(self, raw_bd: Tensor, sequence_b: Tensor | None, activations: Path) -> Outcome:
         try:
-            return self.trainer.step(raw_bd)
+            return self.trainer.step(raw_bd, sequence_b)
         except NonFiniteLoss as error:
             raise NonFiniteLoss(
                 f"{error}; this is batch {self.trainer.index:,} of {len(raw_bd)} rows of "
