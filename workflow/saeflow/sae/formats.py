@@ -1,40 +1,56 @@
-"""SAELens v6 folders: `cfg.json` beside `sae_weights.safetensors`."""
+"""SAEs as folders: the one entry that reads every layout, and SAELens v6, which is written.
+
+A SAELens folder holds `cfg.json` and `sae_weights.safetensors`.
+"""
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from saeflow.artifacts import atomic_path, write_json
-from saeflow.sae.activation_functions import JumpReLU, TopK
+from saeflow.sae.activation_functions import Gated, JumpReLU, TopK
+from saeflow.sae.equivalent import gated, gated_magnitude, with_unit_decoder
 from saeflow.sae.model import SAE
+from saeflow.sae.reading import (
+    FormatError,
+    checked,
+    checked_k,
+    read_object,
+    read_safetensors,
+    required,
+)
+
+__all__ = ["CONFIG", "WEIGHTS", "FormatError", "load_sae", "save_sae"]
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
 LAYOUT_VERSION = "6.54.12"
 """The SAELens release whose layout is written; without it SAELens applies its pre-6 rewrite."""
 
-_ARCHITECTURES = ("standard", "topk", "jumprelu")
-
-
-class FormatError(ValueError):
-    """A checkpoint that cannot be loaded; the message names the file and the reason."""
+_VECTORS = {
+    "standard": ("b_enc",),
+    "topk": ("b_enc",),
+    "jumprelu": ("b_enc", "threshold"),
+    "gated": ("b_gate", "r_mag", "b_mag"),
+}
+"""Architectures, and what each stores with one entry a latent."""
+_STANDARDISE = {"none": False, "layer_norm": True}
 
 
 def save_sae(sae: SAE, folder: Path, metadata: Mapping[str, Any]) -> list[str]:
-    """Write `sae` into `folder` and return the file names; `metadata` goes into `cfg.json`."""
-    architecture, extra = _describe(sae.activation)
-    weights = {name: p.detach() for name, p in sae.named_parameters()}
-    if isinstance(sae.activation, JumpReLU):
-        weights["threshold"] = sae.activation.threshold
-    tensors = {name: t.cpu().float().contiguous() for name, t in weights.items()}
+    """Write `sae` into `folder` and return the file names; `metadata` goes into `cfg.json`.
+
+    Raises FormatError for an activation that SAELens has no architecture for.
+    """
+    architecture, extra, vectors = _describe(sae)
+    weights = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec, **vectors}
+    tensors = {name: t.detach().cpu().float().contiguous() for name, t in weights.items()}
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary)
     write_json(
@@ -46,7 +62,7 @@ def save_sae(sae: SAE, folder: Path, metadata: Mapping[str, Any]) -> list[str]:
             "dtype": "float32",
             "device": "cpu",
             "apply_b_dec_to_input": sae.apply_b_dec_to_input,
-            "normalize_activations": "none",
+            "normalize_activations": "layer_norm" if sae.standardise else "none",
             "reshape_activations": "none",
             "metadata": {"sae_lens_version": LAYOUT_VERSION, **metadata},
             **extra,
@@ -55,89 +71,111 @@ def save_sae(sae: SAE, folder: Path, metadata: Mapping[str, Any]) -> list[str]:
     return [CONFIG, WEIGHTS]
 
 
-def _describe(activation: nn.Module) -> tuple[str, dict[str, Any]]:
-    match activation:
+def _describe(sae: SAE) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """Return the architecture, its own keys of `cfg.json`, and its vectors of a latent."""
+    b_enc: dict[str, Tensor] = {"b_enc": sae.b_enc}
+    match sae.activation:
         case TopK(k=k):
-            return "topk", {"k": k, "rescale_acts_by_decoder_norm": False}
-        case JumpReLU():
-            return "jumprelu", {}
+            return "topk", {"k": k, "rescale_acts_by_decoder_norm": False}, b_enc
+        case JumpReLU(threshold=threshold_f):
+            return "jumprelu", {}, {**b_enc, "threshold": threshold_f}
+        case Gated() as activation:
+            r_mag_f, b_mag_f = gated_magnitude(activation, sae.b_enc)
+            return "gated", {}, {"b_gate": sae.b_enc, "r_mag": r_mag_f, "b_mag": b_mag_f}
         case nn.ReLU():
-            return "standard", {}
-    raise FormatError(f"no SAELens architecture has the activation {type(activation).__name__}")
+            return "standard", {}, b_enc
+    name = type(sae.activation).__name__
+    raise FormatError(f"no SAELens architecture has the activation {name}")
 
 
-def load_sae(folder: str | Path) -> SAE:
-    """Return the SAE of a SAELens v6 folder.
+def load_sae(path: str | Path) -> SAE:
+    """Return the SAE in the folder `path`, or beside the file of weights `path`.
 
-    Raises FormatError, naming the file and the reason, for an unknown architecture, a missing or
-    superfluous tensor, a wrong shape, a value that is not finite, or an input transformation that
-    is not applied here.
+    The name of the file of weights tells the layout: SAELens v6 (`sae_weights.safetensors`),
+    sparsify (`sae.safetensors`), dictionary_learning (`ae.pt`) or Gemma Scope (`params.npz`). The
+    SAE encodes and reconstructs as that library's does, in float32. Raises FormatError, naming the
+    file and the reason, for anything malformed and for what cannot be represented here.
     """
-    folder = Path(folder)
-    cfg, path = _read_config(folder / CONFIG), folder / WEIGHTS
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise FormatError(f"{path} is not a readable safetensors file: {error}") from error
-    _check_tensors(tensors, cfg, path)
+    # An importer is an alternative to the layout written here, and no stage reads through one:
+    # imported on call, it stays out of the code hashes, and a change of it retrains nothing.
+    from saeflow.sae.foreign import READERS
+
+    readers = {WEIGHTS: _load_saelens, **READERS}
+    path = Path(path)
+    folder = path.parent if path.is_file() else path
+    candidates = [path.name] if path.is_file() else list(readers)
+    found = [name for name in candidates if name in readers and (folder / name).is_file()]
+    if len(found) != 1:
+        raise FormatError(
+            f"{path} has {' and '.join(found) or 'no weights'} of a known layout; an SAE is a "
+            f"folder with one of {', '.join(readers)}"
+        )
+    return readers[found[0]](folder)
+
+
+def _load_saelens(folder: Path) -> SAE:
+    path, config = folder / WEIGHTS, folder / CONFIG
+    cfg = read_object(config)
+    architecture = _check_config(cfg, config)
+    d_in, d_sae = (required(cfg, key, int, config) for key in ("d_in", "d_sae"))
+    shapes: dict[str, tuple[int, ...]]
+    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    shapes |= dict.fromkeys(_VECTORS[architecture], (d_sae,))
+    weights = checked(read_safetensors(path), shapes, f"SAELens {architecture} SAE", path)
+    activation = _activation(architecture, cfg, weights, folder)
+    if architecture == "gated":
+        weights["b_enc"] = weights["b_gate"]
+    rescaled = architecture == "topk" and "rescale_acts_by_decoder_norm" in cfg
+    if rescaled and required(cfg, "rescale_acts_by_decoder_norm", bool, config):
+        # It selects pre-activations times the norm of their decoder row, and divides by it again.
+        weights |= with_unit_decoder(weights["W_enc"], weights["b_enc"], weights["W_dec"], path)
     return SAE(
-        **{name: tensors[name].float() for name in ("W_enc", "W_dec", "b_enc", "b_dec")},
-        activation=_activation(cfg, tensors),
-        apply_b_dec_to_input=bool(cfg["apply_b_dec_to_input"]),
+        W_enc=weights["W_enc"],
+        W_dec=weights["W_dec"],
+        b_enc=weights["b_enc"],
+        b_dec=weights["b_dec"],
+        activation=activation,
+        apply_b_dec_to_input=required(cfg, "apply_b_dec_to_input", bool, config),
+        standardise=_STANDARDISE[cfg.get("normalize_activations", "none")],
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        cfg = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise FormatError(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(cfg, dict):
-        raise FormatError(f"{path} holds no JSON object")
-    needed = ["architecture", "d_in", "d_sae", "apply_b_dec_to_input"]
-    if cfg.get("architecture") == "topk":
-        needed.append("k")
-    for key in needed:
-        if key not in cfg:
-            raise FormatError(f"{path} has no key {key!r}")
-    if cfg["architecture"] not in _ARCHITECTURES:
+def _check_config(cfg: Mapping[str, Any], path: Path) -> str:
+    """Return the architecture; raise FormatError for what this layout or SAE cannot be."""
+    metadata = cfg.get("metadata")
+    version = metadata.get("sae_lens_version") if isinstance(metadata, dict) else None
+    if not re.match(r"([6-9]|[1-9]\d+)\.", str(version)):
         raise FormatError(
-            f"{path}: architecture {cfg['architecture']!r} is unknown, allowed are "
-            f"{', '.join(_ARCHITECTURES)}"
+            f"{path}: metadata.sae_lens_version is {version!r}, and before 6 keys differ; open it "
+            "with sae-lens 6 or later and save it again"
         )
-    for key in ("normalize_activations", "reshape_activations"):
-        if cfg.get(key, "none") != "none":
-            raise FormatError(f"{path}: {key} {cfg[key]!r} is not supported, only 'none'")
-    if cfg.get("rescale_acts_by_decoder_norm"):
-        raise FormatError(f"{path}: rescale_acts_by_decoder_norm is not supported")
-    return cfg
-
-
-def _check_tensors(tensors: Mapping[str, Tensor], cfg: Mapping[str, Any], path: Path) -> None:
-    d_in, d_sae = cfg["d_in"], cfg["d_sae"]
-    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
-    if cfg["architecture"] == "jumprelu":
-        shapes["threshold"] = (d_sae,)
-    if set(tensors) != set(shapes):
+    architecture = required(cfg, "architecture", str, path)
+    if architecture not in _VECTORS:
         raise FormatError(
-            f"{path} holds {sorted(tensors)}, a {cfg['architecture']} SAE has {sorted(shapes)}"
+            f"{path}: architecture {architecture!r} cannot be read, those that can are "
+            f"{', '.join(_VECTORS)}"
         )
-    for name, shape in shapes.items():
-        if tuple(tensors[name].shape) != shape:
-            raise FormatError(
-                f"{path}: {name} has shape {tuple(tensors[name].shape)}, {CONFIG} says {shape}"
-            )
-        if not torch.isfinite(tensors[name]).all():
-            raise FormatError(f"{path}: {name} has values that are not finite")
+    if (scheme := str(cfg.get("normalize_activations", "none"))) not in _STANDARDISE:
+        raise FormatError(
+            f"{path}: normalize_activations {scheme!r} cannot be read, only "
+            f"{' and '.join(_STANDARDISE)}: its factors are not in the file; where you know them, "
+            "fold them into the weights with sae-lens and save it again"
+        )
+    if (reshape := cfg.get("reshape_activations", "none")) != "none":
+        raise FormatError(f"{path}: reshape_activations {reshape!r} cannot be read, only none")
+    return architecture
 
 
-def _activation(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    match cfg["architecture"]:
+def _activation(
+    architecture: str, cfg: Mapping[str, Any], weights: Mapping[str, Tensor], folder: Path
+) -> nn.Module:
+    config = folder / CONFIG
+    match architecture:
         case "topk":
-            k = cfg["k"]
-            if not isinstance(k, int) or not 1 <= k <= cfg["d_sae"]:
-                raise FormatError(f"{CONFIG}: k is {k!r}, allowed is 1 to d_sae {cfg['d_sae']}")
-            return TopK(k)
+            return TopK(checked_k(required(cfg, "k", int, config), cfg["d_sae"], config))
         case "jumprelu":
-            return JumpReLU(tensors["threshold"].float())
+            return JumpReLU(weights["threshold"])
+        case "gated":
+            path = folder / WEIGHTS
+            return gated(weights["r_mag"], weights["b_gate"], weights["b_mag"], path)
     return nn.ReLU()

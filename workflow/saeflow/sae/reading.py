@@ -1,0 +1,79 @@
+"""Files of SAEs from elsewhere, read without trust: what is wrong is refused with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+class FormatError(ValueError):
+    """A checkpoint that cannot be loaded; the message names the file and the reason."""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`; raises FormatError where it holds none."""
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, OSError, RecursionError) as error:
+        raise FormatError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise FormatError(f"{path} holds no JSON object")
+    return found
+
+
+def required(section: Mapping[str, Any], key: str, kind: type, path: Path) -> Any:
+    """Return `section[key]`, which is a `kind`; raises FormatError where it is missing or not."""
+    if key not in section:
+        raise FormatError(f"{path} has no key {key!r}")
+    if type(section[key]) is not kind:  # not isinstance: true is no number
+        raise FormatError(f"{path}: {key} is {section[key]!r}, it must be of type {kind.__name__}")
+    return section[key]
+
+
+def checked_k(k: int, d_sae: int, path: Path) -> int:
+    """Return the k of a TopK SAE; raises FormatError where it is not 1 to `d_sae`."""
+    if not 1 <= k <= d_sae:
+        raise FormatError(f"{path}: k is {k}, allowed is 1 to the {d_sae} latents")
+    return k
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in `path`; raises FormatError where they cannot be read."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise FormatError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def checked(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], what: str, path: Path
+) -> dict[str, Tensor]:
+    """Return the tensors named in `shapes` in float32.
+
+    Raises FormatError where `path` lacks one or holds another than these tensors of a `what`, for
+    a wrong shape, a type that is not floating, and values that are not finite.
+    """
+    if set(tensors) != set(shapes):
+        raise FormatError(f"{path} holds {sorted(tensors)}, a {what} has {sorted(shapes)}")
+    for name, shape in shapes.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape:
+            raise FormatError(f"{path}: {name} has shape {tuple(tensor.shape)}, expected {shape}")
+        if not tensor.is_floating_point() or not _is_dense(tensor):
+            raise FormatError(f"{path}: {name} is not a dense floating-point tensor")
+    weights = {name: tensors[name].float() for name in shapes}
+    for name, weight in weights.items():
+        if not torch.isfinite(weight).all():
+            raise FormatError(f"{path}: {name} has values that are not finite in float32")
+    return weights
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_meta
