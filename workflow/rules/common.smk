@@ -12,6 +12,8 @@ try:
     from saeflow.job import share_library
     from saeflow.paths import FIGURE_SUFFIXES, POINT, TABLE_SUFFIXES, Paths
     from saeflow.preflight import (
+        base_files,
+        base_folder,
         check_files,
         corpus_files,
         package_version,

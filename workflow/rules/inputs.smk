@@ -89,6 +89,33 @@ def sae_settings(wildcards):
     ).identity()
 
 
+def trained_base(wildcards):
+    """Folder of the SAE of this workflow whose error is the target, or None."""
+    base = CFG.variants[wildcards.variant].error_of
+    if base is None or base.source == "folder":
+        return None
+    same = {"subject": wildcards.subject, "site": wildcards.site}
+    return P.sae(POINT.format(**same, **plain(base)), wildcards.seed)
+
+
+def base_inputs(wildcards):
+    """The files of the frozen SAE whose error is the target: none, a manifest, or a folder's."""
+    base = CFG.variants[wildcards.variant].error_of
+    if base is None:
+        return []
+    if folder := trained_base(wildcards):
+        return [manifest(folder)]
+    return base_files(CFG, base)
+
+
+def base_path(wildcards):
+    """Where the script finds the frozen SAE, or None."""
+    base = CFG.variants[wildcards.variant].error_of
+    if base is None:
+        return None
+    return trained_base(wildcards) or str(base_folder(CFG, base))
+
+
 def timing_of(wildcards):
     return CFG.paper(wildcards.paper).timings[wildcards.name]
 

@@ -3,7 +3,8 @@
 
 rule train_sae:
     input:
-        manifest(P.activations("{subject}", "{corpus}", "train")),
+        activations=manifest(P.activations("{subject}", "{corpus}", "train")),
+        base=base_inputs,
     output:
         manifest(P.sae(POINT, "{seed}")),
     log:
@@ -21,6 +22,7 @@ rule train_sae:
         checkpoint_seconds=round(60 * CFG.training.checkpoint_minutes),
     params:
         settings=sae_settings,
+        base=base_path,
         code=fingerprint("saeflow.sae.trainer"),
     script:
         "../scripts/train_sae.py"

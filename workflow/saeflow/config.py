@@ -191,11 +191,12 @@ class Config(Settings):
                     f"comparison; set training.{key}"
                 )
             try:
-                merge_training(self.training, variant)
+                self.sae(name, 1, 1, 0)
             except ValidationError as error:
                 detail = error.errors()[0]
-                key = ".".join(str(part) for part in detail["loc"])
-                raise ValueError(f"variants.{name}.training.{key}: {detail['msg']}") from error
+                key = ".".join(["training", *(str(part) for part in detail["loc"])])
+                key = key if detail["loc"] else "training with error_of"
+                raise ValueError(f"variants.{name}.{key}: {detail['msg']}") from error
         return self
 
 

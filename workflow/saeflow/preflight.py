@@ -17,12 +17,17 @@ from typing import Any
 from saeflow.artifacts import ArtifactError
 from saeflow.config import Config, ConfigError
 from saeflow.corpora.settings import Files, Hub
+from saeflow.sae.settings import FolderBase, TrainedBase
 from saeflow.subjects.settings import FromFolder, FromHub, FromLlama2c, PretrainedHere
 
 
 def check_files(config: Config, project: Path) -> None:
     """Raise ConfigError listing every site, folder and file of the config that does not exist."""
-    mistakes = [*_corpus_mistakes(config), *_subject_mistakes(config, project)]
+    mistakes = [
+        *_corpus_mistakes(config),
+        *_subject_mistakes(config, project),
+        *_base_mistakes(config),
+    ]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
 
@@ -59,8 +64,48 @@ def subject_files(config: Config, name: str, project: Path) -> list[str]:
     return []
 
 
+def base_folder(config: Config, base: FolderBase) -> Path:
+    """Return the folder or file of a frozen SAE.
+
+    Raises ConfigError without `data_dir`, for a path that leaves it, and where nothing is there.
+    """
+    if config.data_dir is None:
+        raise ConfigError(
+            f"error_of.path {base.path!r}: set data_dir, the folder it is relative to"
+        )
+    path = config.data_dir / base.path
+    if not path.resolve().is_relative_to(config.data_dir.resolve()):
+        raise ConfigError(f"error_of.path {base.path!r} leaves data_dir {config.data_dir}")
+    if not path.exists():
+        raise ConfigError(f"error_of.path {base.path!r}: {path} does not exist")
+    return path
+
+
+def base_files(config: Config, base: FolderBase) -> list[str]:
+    """Return the files of a frozen SAE, whose change makes it another one."""
+    path = base_folder(config, base)
+    found = path.glob("*") if path.is_dir() else [path]
+    return sorted(str(file) for file in found if file.is_file())
+
+
+def _base_mistakes(config: Config) -> Iterator[str]:
+    for name in sorted(_used_variants(config)):
+        base = config.variants[name].error_of
+        if isinstance(base, FolderBase):
+            try:
+                base_folder(config, base)
+            except ConfigError as error:
+                yield f"variants.{name}.{error}"
+
+
+def _used_variants(config: Config) -> set[str]:
+    grids = [grid for paper in config.papers for grid in config.paper(paper).grids.values()]
+    return {variant for grid in grids for variant in grid.variants}
+
+
 def _used_corpora(config: Config) -> set[str]:
-    used = set()
+    bases = [config.variants[name].error_of for name in _used_variants(config)]
+    used = {base.corpus for base in bases if isinstance(base, TrainedBase)}
     for paper in config.papers:
         for grid in config.paper(paper).grids.values():
             used.add(grid.corpus)

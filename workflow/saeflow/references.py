@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from saeflow.claims import ClaimSettings
 from saeflow.evaluation.settings import CORE_METRICS
 from saeflow.figures.settings import BarsAndDensity, Curve, Ratio, Shown, Sweep
-from saeflow.sae.settings import TIMING_METRIC
+from saeflow.sae.settings import TIMING_METRIC, TrainedBase
 from saeflow.subjects.patterns import site_matches
 
 if TYPE_CHECKING:
@@ -51,6 +51,12 @@ def _references(config: Config) -> Iterator[Reference]:
         if subject.source == "pretrain" and subject.pretrain:
             for corpus in subject.training.mixture:
                 yield Reference(f"subjects.{name}.training.mixture", corpus, config.corpora)
+    for name, variant in config.variants.items():
+        if isinstance(variant.error_of, TrainedBase):
+            where, base = f"variants.{name}.error_of", variant.error_of
+            whole = [other for other, v in config.variants.items() if v.error_of is None]
+            yield Reference(f"{where}.variant", base.variant, whole)
+            yield Reference(f"{where}.corpus", base.corpus, config.corpora)
     for paper in config.papers:
         section = config.paper(paper)
         for name, grid in section.grids.items():
@@ -157,7 +163,11 @@ def _timing_mistakes(config: Config, paper: str) -> Iterator[str]:
                 "variants, which take turns to go first"
             )
         for variant in timing.variants:
-            term = config.variants[variant].orthogonality if variant in config.variants else None
+            if variant not in config.variants:
+                continue
+            term = config.variants[variant].orthogonality
+            if config.variants[variant].error_of is not None:
+                yield f"{where}.variants: {variant} needs a frozen SAE, with which none is timed"
             if term is not None and timing.steps % term.every:
                 yield (
                     f"{where}.steps: {timing.steps} is no multiple of orthogonality.every "

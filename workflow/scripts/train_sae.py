@@ -11,8 +11,9 @@ with job(snakemake.log[0], snakemake.threads):
     settings["training"] = {**settings["training"], "checkpoint_minutes": minutes}
     train_sae(
         SAESettings.model_validate(settings),
-        Path(snakemake.input[0]).parent,
+        Path(snakemake.input.activations).parent,
         snakemake.wildcards.site,
         Path(snakemake.output[0]).parent,
+        base=snakemake.params.base,
         device="cuda" if snakemake.resources.gpu else "cpu",
     )
