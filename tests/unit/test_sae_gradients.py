@@ -11,63 +11,95 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from saeflow.sae.model import SAE
-from saeflow.sae.objectives import (
-    OrthogonalityPenalty,
-    Step,
-    loss_terms,
-    matryoshka_groups,
-    run_step,
-)
+from saeflow.sae.objectives import loss_terms, matryoshka_groups, run_step
+from saeflow.sae.orthogonality import OrthogonalityPenalty
 from saeflow.sae.seeding import generator
 from saeflow.sae.selection import Preactivations
+from saeflow.sae.settings import SAESettings
 from saeflow.sae.sparse import Pairs, decode_pairs, encode_pairs
-from saeflow.sae.training_activation import training_selection
+from saeflow.sae.step import Step
+from saeflow.sae.training_activation import training_activation
 
 D, F, B, K = 12, 30, 16, 3
 
 
-def random_sae(seed: int = 0) -> SAE:
+def config_of(name: str) -> SAESettings:
+    return settings(name, d_sae=F, l0=K)
+
+
+def random_sae(name: str, seed: int = 0) -> SAE:
     stream = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=stream, dtype=torch.float64)  # noqa: E731
-    W_dec = normalize(draw(F, D), dim=1)
-    return SAE(W_dec.clone().t(), W_dec, 0.1 * draw(F), 0.1 * draw(D), nn.Identity())
+    W_dec, variant = normalize(draw(F, D), dim=1), VARIANTS[name]
+    if variant.decoder_norm == "free":
+        W_dec = W_dec * (1 + draw(F, 1).abs())
+    b_enc, b_dec = 0.1 * draw(F), 0.1 * draw(D)
+    activation = training_activation(config_of(name), b_enc, scale=4.0).double()
+    with torch.no_grad():
+        for parameter in activation.parameters():
+            parameter.copy_(0.3 + 0.2 * draw(F).abs())
+    W_enc = normalize(W_dec, dim=1).t().clone()
+    return SAE(W_enc, W_dec, b_enc, b_dec, activation, apply_b_dec_to_input=variant.centred)
 
 
 def sparse_step(sae: SAE, x_bd: Tensor, name: str, index: int = 0, fixed=None) -> Step:
     """The trainer's step in float64; `fixed` reuses pairs, for differences at a fixed selection."""
-    config = settings(name, d_sae=F, l0=K)
+    variant = VARIANTS[name]
     input_bd = sae.encoder_input(x_bd).detach()
     with torch.no_grad():
         if fixed is None:
             chunks = Preactivations()(input_bd, sae.W_enc, sae.b_enc)
-            selected = training_selection(config)(chunks, (B, F))
+            selected = sae.activation.select(chunks, (B, F))
         else:
             pre_bf = input_bd @ sae.W_enc + sae.b_enc
             selected = fixed, pre_bf[fixed.rows_p, fixed.latents_p]
-    nested = config.variant.matryoshka
+    nested = variant.matryoshka
     groups = None if nested is None else matryoshka_groups(nested, F)
     dead_f = torch.arange(F) % 4 == 0
     return run_step(sae, x_bd, input_bd, selected, groups, dead_f, index)
 
 
+def dense_activations(sae: SAE, pre_bf: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Activations and the count of active latents, by plain autograd."""
+    activation, kind = sae.activation, VARIANTS[name].activation
+    if kind == "gated":
+        scale_f = activation.r_mag.exp()
+        magnitude_bf = (pre_bf - sae.b_enc) * scale_f + activation.b_mag
+        return magnitude_bf.relu() * (pre_bf > 0), (pre_bf > 0).sum()
+    if kind == "jumprelu":  # value of a step, slope of the straight-through estimator
+        theta_f, width = activation.threshold, activation.bandwidth
+        band_bf = ((pre_bf - theta_f).abs() < width / 2) & (pre_bf > 0)
+        moved_bf = (band_bf / width) * (theta_f - theta_f.detach())
+        open_bf = pre_bf > theta_f
+        acts_bf = pre_bf * open_bf - theta_f.detach() * moved_bf
+        return acts_bf, open_bf.sum() - moved_bf.sum()
+    cut = torch.tensor(-math.inf)
+    if kind == "topk":
+        cut = pre_bf.detach().topk(K, dim=1).values[:, -1:]
+    if kind == "batchtopk":
+        cut = pre_bf.detach().flatten().topk(K * B).values[-1]
+    acts_bf = pre_bf.relu() * (pre_bf >= cut)
+    return acts_bf, (acts_bf > 0).sum()
+
+
 def dense_losses(sae: SAE, x_bd: Tensor, name: str, terms) -> dict[str, Tensor]:
     """The same losses by plain autograd, with masks, loops and no shortcut."""
-    pre_bf = (x_bd - sae.b_dec) @ sae.W_enc + sae.b_enc
     variant = VARIANTS[name]
-    if variant.activation == "topk":
-        cut = pre_bf.detach().topk(K, dim=1).values[:, -1:]
-    elif variant.activation == "batchtopk":
-        cut = pre_bf.detach().flatten().topk(K * B).values[-1]
-    else:
-        cut = torch.tensor(-math.inf)
-    acts_bf = pre_bf.relu() * (pre_bf >= cut)
+    pre_bf = (x_bd - sae.b_dec if variant.centred else x_bd) @ sae.W_enc + sae.b_enc
+    acts_bf, active = dense_activations(sae, pre_bf, name)
     ends = [F]
     if variant.matryoshka is not None:
         ends = torch.tensor(variant.matryoshka.fractions).cumsum(0).mul(F).round().int().tolist()
     parts = [acts_bf[:, :e] @ sae.W_dec[:e] + sae.b_dec for e in ends]
     losses = {"reconstruction": torch.stack([(x_bd - p).square().mean() for p in parts]).mean()}
+    if variant.activation == "gated":
+        rest = x_bd - pre_bf.relu() @ sae.W_dec.detach() - sae.b_dec.detach()
+        losses["gate_reconstruction"] = rest.square().mean()
     if variant.l1 is not None:
-        losses["l1"] = acts_bf.sum(1).mean()
+        norms_f = sae.W_dec.norm(dim=1) if variant.decoder_norm == "free" else 1.0
+        losses["l1"] = (pre_bf.relu() * norms_f).sum(1).mean()
+    if variant.l0 is not None:
+        losses["l0"] = (active / (B * K) - 1).square()
     if variant.auxk is not None:
         error_bd = (x_bd - parts[-1]).detach()
         dead_bf = pre_bf.relu() * (torch.arange(F) % 4 == 0)
@@ -75,6 +107,8 @@ def dense_losses(sae: SAE, x_bd: Tensor, name: str, terms) -> dict[str, Tensor]:
         rest = error_bd - kept_bf @ sae.W_dec
         variance = (error_bd - error_bd.mean(0)).square().sum(1).mean()
         losses["auxk"] = rest.square().sum(1).mean() / variance
+        if not variant.auxk.normalise:
+            losses["auxk"] = rest.square().mean()
     for term in terms:
         if isinstance(term, OrthogonalityPenalty):
             shuffled = torch.randperm(F, generator=generator(term.seed, "orthogonality"))
@@ -99,41 +133,44 @@ def gradients(sae: SAE, loss: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_term_equals_the_dense_reference(name, seed):
-    sae, x_bd = random_sae(seed), planted(B, d=D, seed=seed)[0].double()
-    terms = loss_terms(settings(name, d_sae=F, l0=K), D)
+    sae, x_bd = random_sae(name, seed), planted(B, d=D, seed=seed)[0].double()
+    terms = loss_terms(config_of(name), D)
     step = sparse_step(sae, x_bd, name)
     expected = dense_losses(sae, x_bd, name, terms)
     assert {term.name for term in terms} == set(expected)
     for term in terms:
-        loss = term(sae, step)
+        loss = term(sae, step).mean()
         torch.testing.assert_close(loss, expected[term.name])
-        for parameter, gradient in gradients(sae, expected[term.name]).items():
-            got = gradients(sae, loss)[parameter]
+        wanted, found = gradients(sae, expected[term.name]), gradients(sae, loss)
+        for parameter, gradient in wanted.items():
             torch.testing.assert_close(
-                got, gradient, msg=lambda m, t=term, p=parameter: f"{t.name} {p}: {m}"
+                found[parameter], gradient, msg=lambda m, t=term, p=parameter: f"{t.name} {p}: {m}"
             )
 
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_term_equals_finite_differences(name, seed):
-    sae, x_bd = random_sae(seed), planted(B, d=D, seed=seed)[0].double()
+    sae, x_bd = random_sae(name, seed), planted(B, d=D, seed=seed)[0].double()
     stream = torch.Generator().manual_seed(seed)
     pairs = sparse_step(sae, x_bd, name).pairs
     still = [p.detach() for p in sparse_step(sae, x_bd, name, fixed=pairs).prefixes_bd]
-    for position in range(len(loss_terms(settings(name, d_sae=F, l0=K), D))):
+    for position, listed in enumerate(loss_terms(config_of(name), D)):
 
         def loss(position: int = position) -> Tensor:
-            term = loss_terms(settings(name, d_sae=F, l0=K), D)[position]
+            term = loss_terms(config_of(name), D)[position]
             step = sparse_step(sae, x_bd, name, fixed=pairs)
             if term.name == "auxk":  # its target is detached: hold it still
                 object.__setattr__(step, "prefixes_bd", still)
-            value = term(sae, step)
-            assert value is not None
-            return value
+            return term(sae, step).mean()
 
         analytic = gradients(sae, loss())
         for parameter, tensor in sae.named_parameters():
+            if parameter == "activation.threshold":
+                continue  # a straight-through estimate is no derivative; see below
+            if listed.name == "gate_reconstruction" and parameter in ("W_dec", "b_dec"):
+                assert parameter == "b_dec" or analytic[parameter].abs().max() == 0
+                continue  # frozen in this term
             direction = torch.randn(tensor.shape, generator=stream, dtype=torch.float64)
             with torch.no_grad():
                 tensor.add_(1e-6 * direction)
@@ -143,13 +180,36 @@ def test_every_term_equals_finite_differences(name, seed):
                 tensor.add_(1e-6 * direction)
             slope = ((above - below) / 2e-6).item()
             expected = (analytic[parameter] * direction).sum().item()
-            assert slope == pytest.approx(expected, rel=1e-5, abs=1e-7), (name, position, parameter)
+            assert slope == pytest.approx(expected, rel=1e-5, abs=1e-7), (listed.name, parameter)
+
+
+def test_a_thresholds_gradient_is_that_of_the_smoothed_count_and_activation():
+    """The estimator is exact for pre-activations jittered evenly within the bandwidth."""
+    sae, x_bd = random_sae("jumprelu"), planted(B, d=D)[0].double()
+    with torch.no_grad():
+        sae.activation.threshold.add_(sae.activation.bandwidth)  # the whole band is positive
+    step = sparse_step(sae, x_bd, "jumprelu")
+    pre_bf, width = x_bd @ sae.W_enc + sae.b_enc, sae.activation.bandwidth
+
+    def smoothed(theta_f: Tensor) -> Tensor:
+        return ((pre_bf - theta_f) / width + 0.5).clamp(0, 1).sum()
+
+    theta_f = sae.activation.threshold.detach().clone()
+    direction = torch.randn(F, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    slope = (smoothed(theta_f + 1e-6 * direction) - smoothed(theta_f - 1e-6 * direction)) / 2e-6
+    found = gradients(sae, sae.activation.active(step.pre_p, step.pairs).sum())
+    got = (found["activation.threshold"] * direction).sum()
+    assert got.item() == pytest.approx(slope.item(), rel=1e-4) and abs(slope) > 1
+    # An activation falls by the threshold where a latent stops: theta times the count's slope.
+    found = gradients(sae, step.values_p.sum())["activation.threshold"]
+    counts = gradients(sae, sae.activation.active(step.pre_p, step.pairs).sum())
+    torch.testing.assert_close(found, theta_f * counts["activation.threshold"])
 
 
 def test_encoder_gets_no_gradient_of_inactive_latents():
-    sae, x_bd = random_sae(), planted(B, d=D)[0].double()
+    sae, x_bd = random_sae("batchtopk"), planted(B, d=D)[0].double()
     step = sparse_step(sae, x_bd, "batchtopk")
-    loss = loss_terms(settings("batchtopk", d_sae=F, l0=K), D)[0](sae, step)
+    loss = loss_terms(config_of("batchtopk"), D)[0](sae, step).mean()
     idle = torch.ones(F, dtype=torch.bool)
     idle[step.pairs.latents_p] = False
     assert idle.any() and not idle.all()
