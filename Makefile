@@ -7,7 +7,7 @@ SCALE ?= desk
 TORCH_INDEX ?=
 SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) --config scale=$(SCALE)
 
-.PHONY: install reproduce report targets test check benchmark clean
+.PHONY: install export reproduce report targets test check benchmark clean
 
 install: .venv/installed
 
@@ -15,6 +15,15 @@ install: .venv/installed
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
 	.venv/bin/pip install -c envs/constraints.txt -e '.[dev]'
+	touch $@
+
+# SAELens, apart, so that `make test` also opens exported SAEs in it.
+export: .venv-export/installed
+
+.venv-export/installed: envs/export.txt
+	test -x .venv-export/bin/python || $(PYTHON) -m venv .venv-export
+	.venv-export/bin/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
+	.venv-export/bin/pip install -r envs/export.txt
 	touch $@
 
 reproduce: install

@@ -1,58 +1,62 @@
-"""Open SAEs of every architecture in the real SAELens and compare encode and decode with ours.
+"""Open SAEs in the real SAELens and compare encode and decode with ours.
 
-Run with the interpreter of the environment that `envs/export.txt` describes, saeflow importable:
+Run with the interpreter of the environment that `make export` builds, saeflow importable:
 
-    PYTHONPATH=workflow export/bin/python tests/compat/check_saelens.py [FOLDER ...]
+    PYTHONPATH=workflow .venv-export/bin/python tests/compat/check_saelens.py [FOLDER ...]
 
-Without folders it writes SAEs of random weights; a FOLDER is a trained SAE to compare as well.
-Exits with 1 where an output differs by more than 1e-5 of its largest entry.
+Compares SAEs of random weights, of every architecture with every flag, and each FOLDER besides.
+Prints the largest difference of each, relative to the largest entry, and exits with 1 where one
+exceeds 1e-5. `test_saelens.py` runs it on trained SAEs.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import torch
 from sae_lens import SAE as LensSAE
 from torch import nn
 
-from saeflow.sae.activation_functions import JumpReLU, TopK
+from saeflow.sae.activation_functions import Gated, JumpReLU, TopK
 from saeflow.sae.formats import load_sae, save_sae
 from saeflow.sae.model import SAE
 
 TOLERANCE = 1e-5
-
-
-def random_sae(activation: nn.Module, apply_b_dec_to_input: bool) -> SAE:
-    draw = torch.Generator().manual_seed(0)
-    shapes = ((24, 80), (80, 24), (80,), (24,))
-    weights = [0.3 * torch.randn(*shape, generator=draw) for shape in shapes]
-    return SAE(*weights, activation, apply_b_dec_to_input=apply_b_dec_to_input)
+D_IN, D_SAE, ROWS = 24, 80, 256
 
 
 def write_random(parent: Path) -> list[Path]:
-    activations = (nn.ReLU(), TopK(7), JumpReLU(torch.linspace(0, 1, 80)))
+    ramp_f = torch.linspace(0, 1, D_SAE)
+    activations = (nn.ReLU(), TopK(7), JumpReLU(ramp_f), Gated(0.1 + 2 * ramp_f, ramp_f - 0.5))
     folders = []
-    for activation in activations:
-        for centred in (True, False):
-            folder = parent / f"{type(activation).__name__}-b_dec_at_input_{centred}"
-            folder.mkdir()
-            save_sae(random_sae(activation, centred), folder, {"hook_name": "layers.1"})
-            folders.append(folder)
+    for activation, centred, standardise in product(activations, (True, False), (True, False)):
+        name = f"{type(activation).__name__}-b_dec_at_input_{centred}-standardise_{standardise}"
+        draw = torch.Generator().manual_seed(0)
+        shapes = ((D_IN, D_SAE), (D_SAE, D_IN), (D_SAE,), (D_IN,))
+        weights = [0.3 * torch.randn(*shape, generator=draw) for shape in shapes]
+        flags = {"apply_b_dec_to_input": centred, "standardise": standardise}
+        save_sae(SAE(*weights, activation, **flags), parent / name, {"hook_name": "layers.1"})
+        folders.append(parent / name)
     return folders
 
 
+@torch.no_grad()
 def difference(folder: Path) -> float:
-    """Largest difference of encode and decode, relative to the largest entry."""
+    """Largest difference of encode, decode and forward, relative to the largest entry."""
     lens, ours = LensSAE.load_from_disk(folder), load_sae(folder)
-    x_bd = 3 * torch.randn(256, ours.d_in, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        pairs = [
-            (lens.encode(x_bd), ours.encode(x_bd)),
-            (lens.decode(ours.encode(x_bd)), ours(x_bd)),
-        ]
+    x_bd = 1 + 3 * torch.randn(ROWS, ours.d_in, generator=torch.Generator().manual_seed(1))
+    acts_bf = ours.encode(x_bd)
+    if not acts_bf.any():
+        raise SystemExit(f"{folder}: no latent is active, so there is nothing to compare")
+    pairs = [
+        (lens.encode(x_bd), acts_bf),
+        # SAELens remembers the means and deviations that it encoded with, ours is given x.
+        (lens.decode(acts_bf), ours.decode(acts_bf, x_bd)),
+        (lens(x_bd), ours(x_bd)),
+    ]
     return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
 
 

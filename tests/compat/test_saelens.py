@@ -1,0 +1,67 @@
+"""The real SAELens opens what saeflow writes: SAEs of every kind, and trained ones of every variant.
+
+It runs in the environment of `envs/export.txt`, because SAELens cannot share the workflow's own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from saeflow.sae.settings import Training
+from saeflow.sae.trainer import train_sae
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests" / "unit"))
+from sae_planted import SITE, VARIANTS, planted, planted_cache, settings  # noqa: E402
+
+VARIABLE = "SAEFLOW_EXPORT_PYTHON"
+PYTHON = Path(os.environ.get(VARIABLE, ROOT / ".venv-export" / "bin" / "python"))
+SCALINGS = get_args(Training.model_fields["input_scaling"].annotation)
+# Every variant as it trains by default, and every input scaling, which is folded or kept on saving.
+TRAINED = [(name, "rms") for name in VARIANTS] + [
+    (name, scaling) for name in ("gated", "batchtopk") for scaling in SCALINGS if scaling != "rms"
+]
+
+pytestmark = pytest.mark.skipif(
+    VARIABLE not in os.environ and not PYTHON.exists(),
+    reason="SAELens has no environment here: build it with `make export` (minutes), or name an "
+    f"interpreter that has sae-lens in {VARIABLE}",
+)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory) -> subprocess.CompletedProcess[str]:
+    """Train every SAE for some steps and let SAELens open them and the random ones."""
+    parent = tmp_path_factory.mktemp("trained")
+    rows_nd, _ = planted(2048)
+    cache = planted_cache(parent / "cache", rows_nd)
+    folders = []
+    for variant, scaling in TRAINED:
+        folders.append(parent / f"{variant}-{scaling}")
+        job = settings(variant, tokens=30 * 64, input_scaling=scaling, calibration_batches=4)
+        train_sae(job, cache, SITE, folders[-1])
+    script = ROOT / "tests" / "compat" / "check_saelens.py"
+    return subprocess.run(
+        [PYTHON, script, *folders],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "workflow"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_saelens_computes_what_saeflow_does(compared):
+    """Encode, decode and forward within 1e-5 of the largest entry."""
+    assert compared.returncode == 0, compared.stdout + compared.stderr
+
+
+def test_nothing_was_left_out(compared):
+    lines = compared.stdout.splitlines()
+    names = {line.split(":")[0] for line in lines if line.endswith(" ok")}
+    assert names >= {f"{variant}-{scaling}" for variant, scaling in TRAINED}
+    assert len(names) == len(TRAINED) + 4 * 2 * 2
