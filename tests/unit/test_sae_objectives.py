@@ -8,26 +8,29 @@ from types import SimpleNamespace
 import pytest
 import torch
 from sae_planted import settings
-from torch import Tensor, nn
+from torch import Tensor
 
 from saeflow.sae.model import SAE
 from saeflow.sae.objectives import (
-    AuxKLoss,
+    GateReconstruction,
+    L0Penalty,
     L1Penalty,
-    OrthogonalityPenalty,
     Reconstruction,
-    Step,
     loss_terms,
     matryoshka_groups,
     run_step,
 )
-from saeflow.sae.settings import L1, AuxK, Matryoshka, Orthogonality
+from saeflow.sae.orthogonality import OrthogonalityPenalty
+from saeflow.sae.settings import L0, L1, Matryoshka, Orthogonality, Variant
+from saeflow.sae.settings import JumpReLU as JumpReLUSettings
 from saeflow.sae.sparse import Pairs, decode_pairs
+from saeflow.sae.step import Step
+from saeflow.sae.training_activation import TrainingGated, TrainingJumpReLU, TrainingReLU
 
 
 def sae_of(W_dec: Tensor) -> SAE:
     d_sae, d_in = W_dec.shape
-    return SAE(W_dec.clone().t(), W_dec, torch.zeros(d_sae), torch.zeros(d_in), nn.Identity())
+    return SAE(W_dec.clone().t(), W_dec, torch.zeros(d_sae), torch.zeros(d_in), TrainingReLU())
 
 
 def step_of(
@@ -44,7 +47,7 @@ def test_reconstruction_is_a_mean_over_batch_and_dimensions():
     sae = sae_of(torch.eye(4))
     x_bd = torch.tensor([[1.0, 2, 0, 0], [0, 0, 0, 4]])
     step = step_of(sae, x_bd, torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 1]]))
-    assert Reconstruction()(sae, step).item() == pytest.approx((4 + 9) / 8)
+    assert Reconstruction()(sae, step).tolist() == pytest.approx([4 / 4, 9 / 4])
 
 
 def test_matryoshka_averages_the_errors_of_nested_prefixes():
@@ -55,7 +58,10 @@ def test_matryoshka_averages_the_errors_of_nested_prefixes():
     step = step_of(sae, x_bd, x_bd.clone(), groups)
     prefixes = [prefix_bd[0].tolist() for prefix_bd in step.prefixes_bd]
     assert prefixes == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
-    assert Reconstruction()(sae, step).item() == pytest.approx((3 / 4 + 2 / 4 + 0) / 3)
+    alike = Reconstruction(Matryoshka(fractions=(0.25, 0.25, 0.5)))
+    assert alike(sae, step).item() == pytest.approx((3 / 4 + 2 / 4 + 0) / 3)
+    weighted = Reconstruction(Matryoshka(fractions=(0.25, 0.25, 0.5), weights=(3, 0, 1)))
+    assert weighted(sae, step).item() == pytest.approx((3 * 3 / 4 + 0) / 4)
 
 
 @pytest.mark.parametrize("d_sae", [33, 64, 1000, 65536])
@@ -78,15 +84,30 @@ def test_decode_of_no_pairs_is_zero():
     assert W_dec.grad is not None and W_dec.grad.abs().sum() == 0
 
 
-def test_l1_is_the_mean_over_tokens_of_the_sum_over_latents():
+def l1_penalty(target: int = 1, rate: float = 0.05, norm: str = "unit", **l1) -> L1Penalty:
+    variant = Variant(activation="relu", l1=L1(**l1), decoder_norm=norm)
+    config = settings(variant, l0=target, learning_rate=rate, tokens=10 * 64)
+    return L1Penalty(config, config.variant.l1)
+
+
+def test_l1_is_each_tokens_sum_over_latents():
     sae = sae_of(torch.eye(4))
     step = step_of(sae, torch.zeros(2, 4), torch.tensor([[1.0, 2, 0, 0], [0, 0, 0, 3]]))
-    assert L1Penalty(L1(), 2, 0.1)(sae, step).item() == pytest.approx(3)
+    assert l1_penalty()(sae, step).tolist() == [3, 3]
+
+
+def test_l1_weighs_latents_by_the_norms_of_free_decoder_rows():
+    sae = sae_of(torch.diag(torch.tensor([1.0, 2, 3, 4])))
+    step = step_of(sae, torch.zeros(2, 4), torch.tensor([[1.0, 2, 0, 0], [0, 0, 0, 3]]))
+    loss_b = l1_penalty(norm="free")(sae, step)
+    assert loss_b.tolist() == [5, 12]
+    loss_b.sum().backward()
+    assert sae.W_dec.grad.diagonal().tolist() == [1, 2, 0, 3]
 
 
 def test_l1_coefficient_is_proportional_to_l0_and_integrates_it():
     sae, dense = sae_of(torch.eye(4)), torch.ones(2, 4)
-    term = L1Penalty(L1(coefficient=1, match_gain=2), 1, 0.05)
+    term = l1_penalty(coefficient=1, match_gain=2)
     term(sae, step_of(sae, dense, dense))
     assert term.weight == pytest.approx(math.exp(0.1))  # l0 is 4 for 1: off by more than e
     sparse = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]])
@@ -95,18 +116,30 @@ def test_l1_coefficient_is_proportional_to_l0_and_integrates_it():
     assert term.weight == pytest.approx(math.exp(0.1 + 0.1 * half + half - 1))
     term(sae, step_of(sae, dense, sparse))  # as far off as before: only the sum goes on
     assert term.weight == pytest.approx(math.exp(0.1 + 0.2 * half + half - 1))
-    fixed = L1Penalty(L1(coefficient=1, match_l0=False), 1, 0.05)
-    fixed(sae, step_of(sae, dense, dense))
-    assert fixed.weight == 1
+
+
+def test_an_unsteered_coefficient_stays_or_rises_over_its_warmup():
+    sae, dense = sae_of(torch.eye(4)), torch.ones(2, 4)
+    fixed = l1_penalty(coefficient=2, match_l0=False)
+    rising = l1_penalty(coefficient=2, match_l0=False, warmup=0.5)
+    seen = []
+    for index in range(10):
+        for term in (fixed, rising):
+            term(sae, step_of(sae, dense, dense, index=index))
+        seen.append(rising.weight)
+        assert fixed.weight == 2
+    assert seen == pytest.approx([0.4, 0.8, 1.2, 1.6, 2, 2, 2, 2, 2, 2])
 
 
 def test_l1_keeps_l0_at_the_target_while_the_coefficient_has_to_fall():
     rate, steps, target, batch = 2e-3, 1200, 8, 512
-    term = L1Penalty(L1(), target, rate)
+    term = l1_penalty(target, rate)
     start, log_l0, seen = math.log(term.weight), math.log(4 * target), []
+    none = torch.zeros(0, dtype=torch.int64)
     for i in range(steps):
-        active = torch.ones(round(batch * math.exp(log_l0)))
-        term(None, SimpleNamespace(x_bd=torch.empty(batch, 1), values_p=active))
+        l0 = round(batch * math.exp(log_l0)) / batch
+        empty = {"pre_p": torch.zeros(0), "pairs": Pairs(none, none, (batch, 1))}
+        term(None, SimpleNamespace(l0=l0, batch=batch, **empty))
         # L0 follows at the pace of the learning rate; the coefficient that holds it falls by 30 %.
         holding = start + 0.3 - 0.35 * i / steps
         log_l0 += 20 * rate * (holding - math.log(term.weight) + math.log(target) - log_l0)
@@ -114,65 +147,63 @@ def test_l1_keeps_l0_at_the_target_while_the_coefficient_has_to_fall():
     assert max(abs(l0 - 1) for l0 in seen[steps // 2 :]) < 0.01
 
 
-def test_auxk_is_one_where_dead_latents_rebuild_nothing_and_zero_where_all():
-    x_bd = torch.tensor([[0.0, 2, 0, 0], [0, 0, 0, 4], [0, 0, 0, 0], [0, 0, 0, 0]])
-    x_bd -= x_bd.mean(0)
-    nothing = torch.zeros(4, 4)
-    blind = sae_of(torch.eye(4))
+def jumping(sae: SAE, threshold: float, bandwidth: float) -> SAE:
+    learnt = JumpReLUSettings(threshold=threshold, bandwidth=bandwidth)
+    sae.activation = TrainingJumpReLU(sae.d_sae, learnt, 1.0)
+    return sae
+
+
+def test_jumprelu_selects_its_band_and_activates_what_is_above():
+    sae = jumping(sae_of(torch.eye(4)), threshold=1.0, bandwidth=0.5)
+    pre_bf = torch.tensor([[0.7, 0.8, 1.2, 3.0]])
+    pairs, pre_p = sae.activation.select(lambda: iter([(0, pre_bf)]), (1, 4))
+    assert pairs.latents_p.tolist() == [1, 2, 3]
+    values_p = sae.activation(pre_p, pairs, sae.b_enc)
+    assert values_p.tolist() == pytest.approx([0, 1.2, 3])
+    values_p.sum().backward()
+    assert sae.activation.threshold.grad.tolist() == pytest.approx([0, -2, -2, 0])
     with torch.no_grad():
-        blind.b_enc.fill_(-100)
-    assert AuxKLoss(AuxK(k=2), 4)(blind, step_of(blind, x_bd, nothing)).item() == pytest.approx(1)
-    signed = sae_of(torch.tensor([[0.0] * 4, [0, 1, 0, 0], [0] * 4, [0, 0, 0, 1],
-                                  [0] * 4, [0, -1, 0, 0], [0] * 4, [0, 0, 0, -1]]))  # fmt: skip
-    step = step_of(signed, x_bd, torch.zeros(4, 8))
-    assert AuxKLoss(AuxK(k=2), 4)(signed, step).item() == pytest.approx(0, abs=1e-12)
+        sae.activation.threshold.sub_(2)
+    sae.activation.after_update()
+    assert sae.activation.threshold.tolist() == [0] * 4
 
 
-def test_auxk_reaches_encoder_and_decoder_of_dead_latents_only():
-    sae = sae_of(torch.randn(8, 4, generator=torch.Generator().manual_seed(0)))
-    x_bd = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
-    AuxKLoss(AuxK(k=2), 4)(sae, step_of(sae, x_bd, torch.zeros(6, 8))).backward()
-    for gradient in (sae.W_enc.grad.t(), sae.W_dec.grad, sae.b_enc.grad[:, None]):
-        assert gradient[1::2].abs().sum() > 0
-        assert gradient[::2].abs().sum() == 0
+def test_the_l0_penalty_is_the_squared_relative_distance_and_moves_thresholds():
+    sae = jumping(sae_of(torch.eye(4)), threshold=1.0, bandwidth=0.5)
+    config = settings(
+        Variant(activation="jumprelu", l0=L0(coefficient=3, warmup=0.5)), l0=2, tokens=10 * 64
+    )
+    term = L0Penalty(config, config.variant.l0)
+    acts_bf = torch.tensor([[0.8, 1.2, 3, 4], [0, 0, 0, 5.0]])
+    loss = term(sae, step_of(sae, torch.zeros(2, 4), acts_bf))
+    assert (loss.item(), term.weight) == (pytest.approx((4 / 4 - 1) ** 2), pytest.approx(0.6))
+    acts_bf = torch.tensor([[0.8, 1.2, 3, 4], [0, 0, 2, 5.0]])
+    loss = term(sae, step_of(sae, torch.zeros(2, 4), acts_bf, index=7))
+    assert (loss.item(), term.weight) == (pytest.approx((5 / 4 - 1) ** 2), pytest.approx(3))
+    loss.backward()
+    slope = 2 * (5 / 4 - 1) / 4 * -1 / 0.5
+    assert sae.activation.threshold.grad.tolist() == pytest.approx([slope, slope, 0, 0])
 
 
-def test_auxk_is_zero_while_no_latent_is_dead():
-    sae = sae_of(torch.eye(4))
-    step = step_of(sae, torch.ones(2, 4), torch.zeros(2, 4))
-    object.__setattr__(step, "dead_f", torch.zeros(4, dtype=torch.bool))
-    assert AuxKLoss(AuxK(), 4)(sae, step).item() == 0
-
-
-def orthogonality(W_dec: Tensor, **changes) -> OrthogonalityPenalty:
-    return OrthogonalityPenalty(Orthogonality(**changes), len(W_dec), seed=0)
-
-
-def test_orthogonality_is_the_squared_largest_signed_cosine():
-    half, root = 0.5, math.sqrt(0.75)
-    rows = torch.tensor([[2.0, 0, 0], [half, root, 0], [-3, 0, 0], [0, 0, 1]])
-    # Largest cosine to another row: 0.5, 0.5, 0 (opposite rows do not count), 0.
-    term = orthogonality(rows)
-    value = term.of_chunks(rows, [torch.arange(4)])
-    assert value.item() == pytest.approx((0.25 + 0.25 + 0 + 0) / 4)
-
-
-def test_orthogonality_averages_within_chunks_then_over_chunks():
-    rows = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1], [1, 1]])
-    chunks = [torch.tensor([0, 1]), torch.tensor([2, 4, 3])]
-    value = orthogonality(rows).of_chunks(rows, chunks)
-    assert value.item() == pytest.approx((1 + (1 + 1 + 0.5) / 3) / 2)
-
-
-def test_orthogonality_counts_a_lone_latent_as_zero():
-    rows = torch.tensor([[1.0, 0], [1, 0], [1, 0]])
-    value = orthogonality(rows).of_chunks(rows, [torch.tensor([0, 2]), torch.tensor([1])])
-    assert value.item() == pytest.approx(0.5)
+def test_a_gated_saes_magnitude_and_gate_have_biases_of_their_own():
+    sae = sae_of(torch.eye(3))
+    sae.activation = TrainingGated(torch.zeros(3))
+    with torch.no_grad():
+        sae.b_enc.copy_(torch.tensor([1.0, 1, 1]))
+        sae.activation.r_mag.fill_(math.log(2))
+        sae.activation.b_mag.copy_(torch.tensor([0.0, 1, -10]))
+    pre_bf = torch.tensor([[1.5, 2, 3]])  # the product is 0.5, 1, 2
+    step = step_of(sae, torch.tensor([[1.0, 3, 0]]), pre_bf)
+    assert step.values_p.tolist() == pytest.approx([1, 3, 0])
+    assert Reconstruction()(sae, step).item() == pytest.approx(0)
+    gate = GateReconstruction()(sae, step)
+    assert gate.item() == pytest.approx((0.5**2 + 1 + 3**2) / 3)
 
 
 def test_orthogonality_partitions_anew_and_is_due_every_nth_step(monkeypatch):
     rows = torch.randn(22, 3, generator=torch.Generator().manual_seed(0))
-    term = orthogonality(rows, chunk_size=5, every=3, gamma=0.25)
+    config = Orthogonality(chunk_size=5, every=3, gamma=0.25)
+    term = OrthogonalityPenalty(config, len(rows), seed=0)
     assert term.weight == pytest.approx(0.75)
     seen = []
     monkeypatch.setattr(term, "of_chunks", lambda W_dec, chunks: seen.append(chunks) or W_dec.sum())
@@ -188,19 +219,13 @@ def test_orthogonality_partitions_anew_and_is_due_every_nth_step(monkeypatch):
     assert seen[0][0].tolist() != seen[1][0].tolist() != seen[2][0].tolist()
 
 
-def test_orthogonality_in_blocks_of_rows_is_the_same(monkeypatch):
-    rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
-    whole = orthogonality(rows).of_chunks(rows, [torch.arange(50)])
-    monkeypatch.setattr("saeflow.sae.objectives._COSINE_ENTRIES", 7 * 50)
-    blocks = orthogonality(rows).of_chunks(rows, [torch.arange(50)])
-    torch.testing.assert_close(blocks, whole)
-
-
 def test_variants_list_their_terms():
     named = {name: [t.name for t in loss_terms(settings(name), 32)]
-             for name in ("relu", "topk", "ortsae")}  # fmt: skip
+             for name in ("relu", "topk", "ortsae", "jumprelu", "gated")}  # fmt: skip
     assert named == {
         "relu": ["reconstruction", "l1"],
         "topk": ["reconstruction", "auxk"],
         "ortsae": ["reconstruction", "auxk", "orthogonality"],
+        "jumprelu": ["reconstruction", "l0", "auxk"],
+        "gated": ["reconstruction", "gate_reconstruction", "l1"],
     }
