@@ -17,7 +17,7 @@ from sae_planted import SITE, planted, planted_cache, settings
 
 from saeflow.config import Config, Timing, load_config
 from saeflow.paths import POINT, Paths
-from saeflow.preflight import corpus_files, subject_root
+from saeflow.preflight import base_files, base_folder, corpus_files, subject_root
 from saeflow.references import TIMING_SPLIT
 from saeflow.sae.timing import time_variants
 from saeflow.targets import targets
@@ -35,6 +35,8 @@ def lookups(config: Config) -> SimpleNamespace:
         "POINT": POINT,
         "Path": Path,
         "os": os,
+        "base_files": base_files,
+        "base_folder": base_folder,
         "corpus_files": corpus_files,
         "subject_root": subject_root,
         "TIMING_SPLIT": TIMING_SPLIT,
@@ -59,6 +61,10 @@ def run(config: Config, world: Path, out: Path) -> Result:
             rules.sae_settings(SimpleNamespace(variant=p.variant, d_sae=p.d_sae, l0=p.l0, seed=0))
             for grid in paper.grids.values()
             for p in config.points(grid)
+        ],
+        "bases": [
+            rules.base_inputs(SimpleNamespace(**p.model_dump(), seed=0))
+            for p in config.points(paper.grids["other"])
         ],
         "figures": [(rules.figure_context(w), rules.figure_input(w)) for w in figures.values()],
         "tables": [(rules.table_context(w), rules.table_input(w)) for w in tables.values()],
@@ -88,7 +94,10 @@ def base() -> dict[str, Any]:
     sites = {"sites": ["gpt_neox.layers.*"]}
     tree["subjects"]["tiny"] |= sites
     tree["subjects"]["own"] = {"source": "folder", "path": "model", "context": 64} | sites
-    tree["ortsae"]["grids"]["other"] = tree["ortsae"]["grids"]["main"] | {"d_sae": 128}
+    frozen = {"source": "trained", "variant": "topk", "corpus": "docs", "d_sae": 64, "l0": 4}
+    tree["variants"]["residual"] = {"activation": "topk", "error_of": frozen}
+    other = {"d_sae": 128, "variants": [*tree["ortsae"]["grids"]["main"]["variants"], "residual"]}
+    tree["ortsae"]["grids"]["other"] = tree["ortsae"]["grids"]["main"] | other
     tree["ortsae"]["timings"]["again"] = tree["ortsae"]["timings"]["steps"]
     return tree
 
@@ -108,6 +117,7 @@ def run_timing(timing: Timing, world: Path, out: Path) -> Result:
 
 
 MAIN = "ortsae.grids.main"
+FROZEN = "variants.residual.error_of"
 TIMED_ALONE = {"ortsae.claims": [], "ortsae.tables": {}}
 IN_BOTH = ["batchtopk", "matryoshka", "ortsae"]
 TIMED_SWEEP = {
@@ -124,6 +134,10 @@ CASES = {
     "Config.results": Case("results", "elsewhere", "targets"),
     "Variant.label": Case("variants.relu.label", "Another", "figures"),
     "Variant.training": Case("variants.relu.training", {"learning_rate": 0.5}, "saes"),
+    "TrainedBase.variant": Case(f"{FROZEN}.variant", "relu", "bases"),
+    "TrainedBase.corpus": Case(f"{FROZEN}.corpus", "facts", "bases"),
+    "TrainedBase.d_sae": Case(f"{FROZEN}.d_sae", 32, "bases"),
+    "TrainedBase.l0": Case(f"{FROZEN}.l0", 2, "bases"),
     "Paper.title": Case("ortsae.title", "Another", "page"),
     "Paper.reference": Case("ortsae.reference", "Another", "page"),
     "Paper.claims": Case("ortsae.claims", [], "targets"),

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from keys_case import Case, Result, Stage, watched
 from sae_planted import SITE, planted, planted_cache
+from sae_planted import settings as planted_settings
 
 from saeflow.sae.formats import WEIGHTS
 from saeflow.sae.settings import SAESettings
@@ -17,8 +18,9 @@ STEPS = 12
 
 
 def run(settings: SAESettings, world: Path, out: Path) -> Result:
+    base = settings.variant.error_of and world / settings.variant.error_of.path
     with watched("saeflow.sae.trainer.save_state") as saves:
-        train_sae(settings, world / "cache", SITE, out)
+        train_sae(settings, world / "cache", SITE, out, base=base)
     log = pq.read_table(out / "log.parquet").drop_columns("seconds").to_pydict()
     return {
         "weights": (out / WEIGHTS).read_bytes(),
@@ -27,12 +29,24 @@ def run(settings: SAESettings, world: Path, out: Path) -> Result:
     }
 
 
+def prepare(world: Path) -> None:
+    """Write a cache and two SAEs that may serve as frozen bases."""
+    planted_cache(world / "cache", planted(400)[0])
+    for seed, name in enumerate(("base", "other")):
+        train_sae(
+            planted_settings("topk", tokens=64, seed=seed), world / "cache", SITE, world / name
+        )
+
+
 def variant(**parts: Any) -> dict[str, Any]:
     return {"variant": {"label": "A", "activation": "batchtopk", **parts}}
 
 
 RELU = variant(activation="relu", l1={})
 DEAD = {"training.dead_after_tokens": 64, **variant(auxk={})}
+JUMP = variant(activation="jumprelu", l0={}, jumprelu={})
+RESIDUAL = variant(error_of={"source": "folder", "path": "base"})
+TILTED = variant(tilt={"t": 5.0})
 NESTED = variant(matryoshka={"fractions": [0.25, 0.75]})
 ORTHOGONAL = variant(orthogonality={"chunk_size": 16})
 STAGES = {
@@ -63,6 +77,38 @@ STAGES = {
             "Variant.auxk": Case("variant.auxk", None, "weights", DEAD),
             "Variant.matryoshka": Case("variant.matryoshka", {}, "weights"),
             "Variant.orthogonality": Case("variant.orthogonality", {}, "weights"),
+            "Variant.jumprelu": Case(
+                "variant.jumprelu",
+                {"threshold": 1.0},
+                "weights",
+                variant(activation="jumprelu", l0={}),
+            ),
+            "Variant.l0": Case("variant.l0", {"coefficient": 9.0}, "weights", JUMP),
+            "Variant.tilt": Case("variant.tilt", {"t": 5.0}, "weights"),
+            "Variant.error_of": Case(
+                "variant.error_of", {"source": "folder", "path": "base"}, "weights"
+            ),
+            "Variant.decoder_norm": Case("variant.decoder_norm", "free", "weights", RELU),
+            "Variant.decoder_bias": Case("variant.decoder_bias", False, "weights"),
+            "Variant.apply_b_dec_to_input": Case("variant.apply_b_dec_to_input", False, "weights"),
+            "FolderBase.path": Case("variant.error_of.path", "other", "weights", RESIDUAL),
+            "JumpReLU.threshold": Case("variant.jumprelu.threshold", 1.0, "weights", JUMP),
+            "JumpReLU.bandwidth": Case("variant.jumprelu.bandwidth", 1.0, "weights", JUMP),
+            "L0.coefficient": Case("variant.l0.coefficient", 9.0, "weights", JUMP),
+            "L0.warmup": Case("variant.l0.warmup", 0.9, "weights", JUMP),
+            "Tilt.t": Case("variant.tilt.t", 1e9, "weights", TILTED),
+            "Tilt.over": Case("variant.tilt.over", "sequence", "weights", TILTED),
+            "Tilt.of": Case(
+                "variant.tilt.of", "loss", "weights", {**RELU, **{"variant.tilt": {"t": 5.0}}}
+            ),
+            "Tilt.running": Case("variant.tilt.running", 0.1, "weights", TILTED),
+            "Tilt.warmup": Case("variant.tilt.warmup", 0.9, "weights", TILTED),
+            "L1.warmup": Case(
+                "variant.l1.warmup", 0.9, "weights", {**RELU, "variant.l1.match_l0": False}
+            ),
+            "AuxK.normalise": Case("variant.auxk.normalise", False, "weights", DEAD),
+            "Matryoshka.weights": Case("variant.matryoshka.weights", [9, 1], "weights", NESTED),
+            "Training.selection": Case("training.selection", "bfloat16", "weights"),
             "L1.coefficient": Case("variant.l1.coefficient", 1.0, "weights", RELU),
             "L1.match_l0": Case("variant.l1.match_l0", False, "log", RELU),
             "L1.match_gain": Case("variant.l1.match_gain", 1.0, "log", RELU),
@@ -79,6 +125,6 @@ STAGES = {
             # A floor: it acts on norm products below it, and those of unit vectors are 1.
             "Orthogonality.delta": Case("variant.orthogonality.delta", 2.0, "weights", ORTHOGONAL),
         },
-        lambda world: planted_cache(world / "cache", planted(400)[0]),
+        prepare,
     )
 }

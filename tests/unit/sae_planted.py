@@ -81,7 +81,7 @@ def planted_cache(folder: Path, rows_nd: Tensor) -> Path:
         name, first = f"shard-{number:05d}.parquet", sum(stats.values())
         index = np.arange(first, first + len(part))
         ids = {
-            "document": index,
+            "document": index // 4,
             "position": index.astype(np.int32),
             "token": (index % 50).astype(np.int32),
         }
