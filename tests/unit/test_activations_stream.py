@@ -15,6 +15,7 @@ import torch
 from activations_planted import make_cache
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sae_planted import SITE, planted_cache
 
 from saeflow.activations.stream import ActivationStream, estimate_scale, sample
 from saeflow.artifacts import ArtifactError
@@ -100,6 +101,23 @@ def test_one_stream_may_switch_to_ids_and_back(cache):
         got += [b.acts_bd for b in islice(stream.batches_with_ids(), 11)]
         got += list(islice(stream, 10))
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_documents_can_stand_together_in_a_random_order(tmp_path):
+    rows_nd = torch.arange(800).float()[:, None].expand(800, 3)
+    folder = planted_cache(tmp_path, rows_nd)  # four rows a document
+    options = {"batch_size": 50, "seed": 1, "by_document": True}
+    with ActivationStream(folder, SITE, **options) as stream:
+        batches = list(islice(stream.batches_with_ids(), 16))
+    document = torch.cat([batch.document for batch in batches])
+    acts = torch.cat([batch.acts_bd[:, 0] for batch in batches])
+    assert torch.equal(acts.long() // 4, document) and len(acts.unique()) == 800
+    assert torch.equal(document[::4].repeat_interleave(4), document)
+    assert not torch.equal(document.sort().values, document)
+    within = acts.long().view(200, 4) % 4
+    assert not torch.equal(within.sort(1).values, within)
+    with ActivationStream(folder, SITE, position=5, **options) as stream:
+        assert torch.equal(next(stream), batches[5].acts_bd)
 
 
 def test_float32_caches_are_read_too(tmp_path):
