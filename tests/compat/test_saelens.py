@@ -1,4 +1,4 @@
-"""The real SAELens opens what saeflow writes: SAEs of every kind, and trained ones of every variant.
+"""The real SAELens opens what saeflow writes: every kind of SAE, a trained one of every variant.
 
 It runs in the environment of `envs/export.txt`, because SAELens cannot share the workflow's own.
 """

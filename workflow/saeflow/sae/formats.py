@@ -96,8 +96,8 @@ def load_sae(path: str | Path) -> SAE:
     SAE encodes and reconstructs as that library's does, in float32. Raises FormatError, naming the
     file and the reason, for anything malformed and for what cannot be represented here.
     """
-    # An importer is an alternative to the layout written here, and no stage reads through one:
-    # imported on call, it stays out of the code hashes, and a change of it retrains nothing.
+    # Imported on call, importers stay out of the code hash of every stage: they are alternatives to
+    # the layout written here, and a change of one must not retrain SAEs that never passed it.
     from saeflow.sae.foreign import READERS
 
     readers = {WEIGHTS: _load_saelens, **READERS}
