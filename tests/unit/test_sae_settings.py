@@ -83,7 +83,7 @@ def test_a_meaningless_variant_is_refused_with_the_reason(changes, reason):
 def test_a_standardised_error_is_refused():
     variant = Variant(activation="topk", error_of={"source": "folder", "path": "x"})
     training = Training(tokens=64, batch_size=64, input_scaling="standardise")
-    with pytest.raises(ValidationError, match="a token's mean.*is no part of an error"):
+    with pytest.raises(ValidationError, match=r"a token's mean.*is no part of an error"):
         SAESettings(variant=variant, training=training, d_sae=8, l0=2, seed=0)
 
 
