@@ -7,7 +7,7 @@ SCALE ?= desk
 TORCH_INDEX ?=
 SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) --config scale=$(SCALE)
 
-.PHONY: install export reproduce report targets test check benchmark clean
+.PHONY: install export reproduce report targets test check benchmark benchmark-training clean
 
 install: .venv/installed
 
@@ -47,6 +47,13 @@ check: install
 
 benchmark: install
 	.venv/bin/python benchmarks/activations.py
+
+# Next to other libraries: PEERS=peers/bin/python, see benchmarks/README.md. SHAPE=small|large|wide.
+SHAPE ?= medium
+PEERS ?=
+benchmark-training: install
+	.venv/bin/python benchmarks/training.py --shape $(SHAPE) $(if $(PEERS),--peers $(PEERS)) \
+	  --out benchmarks/results/training-$(SHAPE).md
 
 clean:
 	rm -rf results/smoke results/desk results/paper .snakemake
