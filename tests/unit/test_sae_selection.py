@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from saeflow.sae import preactivations
 from saeflow.sae import selection as af
 from saeflow.sae.activation_functions import JumpReLU, TopK
+from saeflow.sae.preactivations import Chunks, Preactivations, chunk_rows
 from saeflow.sae.sparse import Pairs
 
 
@@ -17,7 +19,7 @@ def dense(pairs: Pairs, values_p: Tensor) -> Tensor:
     return acts_bf
 
 
-def whole(pre_bf: Tensor, rows: int = 7) -> af.Chunks:
+def whole(pre_bf: Tensor, rows: int = 7) -> Chunks:
     return lambda: ((i, pre_bf[i : i + rows]) for i in range(0, len(pre_bf), rows))
 
 
@@ -99,35 +101,117 @@ def test_relu_keeps_all_positive_values():
     assert torch.equal(dense(*af.SelectPositive()(whole(pre_bf), (20, 50))), pre_bf.relu())
 
 
-def test_preactivations_come_in_chunks_of_one_buffer(monkeypatch):
-    monkeypatch.setattr(af, "_CHUNK_ENTRIES", 30)
-    monkeypatch.setattr(af, "_CHUNK_ROWS", 1)
+def topk_by_sorting(pre_bf: Tensor, k: int) -> Tensor:
+    return torch.cat([batch_topk_by_sorting(row[None], k) for row in pre_bf])
+
+
+@pytest.mark.parametrize("width", [61, 64, 512, 1536])
+@pytest.mark.parametrize("k", [1, 3, 40])
+@pytest.mark.parametrize("levels", [2, 12, 10**6])
+def test_topk_is_exact_with_and_without_groups_and_ties(width, k, levels):
+    draw = torch.Generator().manual_seed(width + k)
+    pre_bf = torch.randn(11, width, generator=draw).mul(levels).round() / levels
+    pre_bf[2], pre_bf[5] = 1.0, -1.0  # all tied, none positive
+    pre_bf[7, 3:] = -2.0  # at most three positive
+    pairs, values_p = af.SelectTopK(k)(whole(pre_bf, 4), (11, width))
+    assert torch.equal(dense(pairs, values_p), topk_by_sorting(pre_bf, k))
+    flat = pairs.rows_p * width + pairs.latents_p
+    assert torch.equal(flat, flat.sort().values)
+    select = af.SelectBatchTopK(k)
+    for _ in range(2):  # cold, then with a bound
+        kept = dense(*select(whole(pre_bf, 4), (11, width)))
+        assert torch.equal(kept, batch_topk_by_sorting(pre_bf, k))
+
+
+def test_groups_are_formed_where_they_rule_out_most_entries():
+    sizes = [af.Groups(torch.randn(2, w), k).size for w, k in ((8192, 32), (1536, 16), (61, 3))]
+    assert sizes == [16, 8, 1]
+    assert af.Groups(torch.randn(2, 1024), 256).size == 1
+
+
+def test_topk_of_the_whole_dictionary_is_relu():
+    pre_bf = torch.randn(9, 50)
+    assert torch.equal(dense(*af.SelectTopK(50)(whole(pre_bf), (9, 50))), pre_bf.relu())
+
+
+def test_the_smallest_positive_number_is_positive():
+    pre_bf = torch.tensor([[0.0, 1e-45, -1e-45, -0.0]])
+    for select in (af.SelectTopK(3), af.SelectBatchTopK(3), af.SelectPositive()):
+        assert select(whole(pre_bf), (1, 4))[0].latents_p.tolist() == [1]
+
+
+def test_not_a_number_is_never_selected_and_spares_other_tokens():
+    pre_bf = torch.randn(6, 256)
+    pre_bf[1], pre_bf[3, :5] = torch.nan, torch.nan
+    for select in (af.SelectTopK(4), af.SelectBatchTopK(4), af.SelectPositive(), af.SelectAbove()):
+        pairs, values_p = select(whole(pre_bf), (6, 256))
+        assert not values_p.isnan().any()
+        assert pairs.rows_p.unique().tolist() == [0, 2, 3, 4, 5] or 1 not in pairs.rows_p
+    kept = dense(*af.SelectTopK(4)(whole(pre_bf), (6, 256)))
+    clean = [0, 2, 4, 5]
+    assert torch.equal(kept[clean], topk_by_sorting(pre_bf[clean], 4))
+
+
+def test_above_keeps_what_exceeds_its_latents_bound():
+    pre_bf, select = torch.randn(20, 50), af.SelectAbove()
+    select.bound_f = torch.rand(50)
+    kept = dense(*select(whole(pre_bf), (20, 50)))
+    assert torch.equal(kept, pre_bf * (pre_bf > select.bound_f))
+    select.bound_f[7] = 1e9
+    assert dense(*select(whole(pre_bf), (20, 50)))[:, 7].abs().max() == 0
+
+
+def test_preactivations_come_in_chunks(monkeypatch):
+    monkeypatch.setattr(preactivations, "_CHUNK_ENTRIES", 30)
+    monkeypatch.setattr(preactivations, "_CHUNK_ROWS", 1)
     x_bd, W_enc, b_enc = torch.randn(10, 4), torch.randn(4, 9), torch.randn(9)
-    product = af.Preactivations()
-    parts = [(start, part.clone()) for start, part in product(x_bd, W_enc, b_enc)()]
-    assert [start for start, _ in parts] == [0, 3, 6, 9]
-    torch.testing.assert_close(torch.cat([p for _, p in parts]), x_bd @ W_enc + b_enc)
-    assert product.buffer is not None and product.buffer.shape == (3, 9)
+    for weights in (W_enc, W_enc.t().contiguous().t()):
+        product = Preactivations(x_bd, weights, b_enc)
+        expected = x_bd @ W_enc + b_enc
+        for _ in range(2):
+            parts = list(product())
+            assert [start for start, _ in parts] == [0, 3, 6, 9]
+            torch.testing.assert_close(torch.cat([p for _, p in parts]), expected)
+        rounded = torch.cat([p for _, p in product.rounded()])
+        assert rounded.dtype == torch.bfloat16
+        torch.testing.assert_close(rounded.float(), expected, rtol=0.02, atol=0.05)
+        rows, latents = torch.tensor([0, 0, 3, 9]), torch.tensor([8, 1, 1, 0])
+        torch.testing.assert_close(product.at(rows, latents), expected[rows, latents])
+        some = torch.cat([p for _, p in product.of_rows(torch.tensor([9, 2, 4, 5]))()])
+        torch.testing.assert_close(some, expected[[9, 2, 4, 5]])
+
+
+def test_preactivations_of_float64_are_float64():
+    x_bd, W_enc, b_enc = (torch.randn(*s, dtype=torch.float64) for s in ((10, 4), (4, 9), (9,)))
+    parts = torch.cat([p for _, p in Preactivations(x_bd, W_enc, b_enc)()])
+    torch.testing.assert_close(parts, x_bd @ W_enc + b_enc, rtol=1e-14, atol=1e-14)
+
+
+def test_a_tokens_preactivations_depend_on_neither_neighbours_nor_threads():
+    x_bd, W_enc, b_enc = torch.randn(300, 96), torch.randn(96, 640), torch.randn(640)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            product = Preactivations(x_bd, W_enc, b_enc)
+            results.append(torch.cat([p for _, p in product()]))
+            results.append(torch.cat([p for _, p in product.of_rows(torch.arange(7, 300))()]))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[2]) and torch.equal(results[1], results[3])
+    assert torch.equal(results[0][7:], results[1])
 
 
 def test_chunks_fit_a_cache_but_never_starve_the_product():
-    assert af.chunk_rows(512, 1536, cuda=False) == 512
-    assert af.chunk_rows(2048, 8192, cuda=False) == 128
-    assert af.chunk_rows(2048, 65_536, cuda=False) == 64
-    assert af.chunk_rows(10, 65_536, cuda=False) == 10
-    assert af.chunk_rows(2048, 65_536, cuda=True) == 2048
-    assert af.chunk_rows(8192, 65_536, cuda=True) == 4096
+    assert chunk_rows(512, 1536, cuda=False) == 512
+    assert chunk_rows(2048, 8192, cuda=False) == 128
+    assert chunk_rows(2048, 65_536, cuda=False) == 64
+    assert chunk_rows(10, 65_536, cuda=False) == 10
+    assert chunk_rows(2048, 65_536, cuda=True) == 2048
+    assert chunk_rows(8192, 65_536, cuda=True) == 4096
 
 
 def test_jumprelu_keeps_values_above_the_threshold():
     pre_bf = torch.tensor([[-3.0, 0.5, 0.9, 2.0]])
     kept = JumpReLU(torch.tensor([-4.0, 0.0, 1.0, 1.0]))(pre_bf)
     assert kept.tolist() == [[0, 0.5, 0, 2.0]]
-
-
-def test_pairs_sort_by_latent_stably():
-    pairs = Pairs(torch.tensor([0, 0, 1, 2, 2]), torch.tensor([1, 3, 1, 0, 3]), (4, 5))
-    order, offsets = pairs.by_latent
-    assert order.tolist() == [3, 0, 2, 1, 4]
-    assert offsets.tolist() == [0, 1, 3, 3, 5]
-    assert pairs.row_offsets.tolist() == [0, 2, 3, 5]

@@ -1,58 +1,39 @@
-"""Which latents are active in a training step: selections of (token, latent) pairs.
+"""Which latents are active in a training step: exact selections of (token, latent) pairs.
 
 A selection reads pre-activations in chunks of rows that fit a cache, so that batch x d_sae is not
-stored on the CPU, and returns the active pairs with their (positive) values.
+stored on the CPU, and returns the active pairs with their (positive) values. Few of a chunk's
+entries are active, so most are ruled out sixteen at a time: by the maximum of their group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from saeflow.sae import preactivations
+from saeflow.sae.preactivations import Chunks as Chunks
+from saeflow.sae.preactivations import chunk_rows as chunk_rows
 from saeflow.sae.sparse import Pairs
 
-_CHUNK_ENTRIES = 1 << 20
-_CHUNK_ROWS = 64
-_CUDA_ENTRIES = 1 << 28
+_GROUP_SIZES = (64, 32, 16, 8, 4, 2)
+_GROUPS_PER_WANTED = 12
+_FEWEST_GROUPS = 64
 _MARGIN = 0.9
 _DROPPED_BITS = 12
 
-Chunks = Callable[[], Iterator[tuple[int, Tensor]]]
-"""Calling it starts a pass: first row and pre-activations (rows, d_sae), valid until the next."""
-
 
 class Preactivations:
-    """The dense product of the step, in row chunks written to one reused buffer."""
+    """The dense product of the step."""
 
-    def __init__(self) -> None:
-        self.buffer: Tensor | None = None
-
-    def __call__(self, input_bd: Tensor, W_enc: Tensor, b_enc: Tensor) -> Chunks:
+    def __call__(
+        self, input_bd: Tensor, W_enc: Tensor, b_enc: Tensor
+    ) -> preactivations.Preactivations:
         """Return the passes over `input_bd @ W_enc + b_enc`."""
-        rows = chunk_rows(len(input_bd), W_enc.shape[1], input_bd.is_cuda)
-        if self.buffer is None or self.buffer.shape != (rows, W_enc.shape[1]):
-            self.buffer = input_bd.new_empty(rows, W_enc.shape[1])
-        buffer = self.buffer
-
-        def chunks() -> Iterator[tuple[int, Tensor]]:
-            for start in range(0, len(input_bd), rows):
-                part = input_bd[start : start + rows]
-                yield start, torch.mm(part, W_enc, out=buffer[: len(part)]).add_(b_enc)
-
-        return chunks
-
-
-def chunk_rows(batch: int, d_sae: int, cuda: bool) -> int:
-    """Return the rows of a chunk: a cache's worth, but no fewer than a product needs to be fast.
-
-    On CUDA, where chunks only cost launches, the whole batch up to 1 GiB.
-    """
-    rows = _CUDA_ENTRIES // d_sae if cuda else max(_CHUNK_ROWS, _CHUNK_ENTRIES // d_sae)
-    return max(1, min(batch, rows))
+        return preactivations.Preactivations(input_bd, W_enc, b_enc)
 
 
 class Selection(Protocol):
@@ -68,7 +49,7 @@ class SelectPositive:
 
     def __call__(self, chunks: Chunks, shape: tuple[int, int]) -> tuple[Pairs, Tensor]:
         """Return all pairs above zero."""
-        return _pairs(*_above(chunks, 0.0), shape)
+        return as_pairs(*_above(chunks, torch.zeros(())), shape)
 
 
 class SelectAbove:
@@ -79,11 +60,11 @@ class SelectAbove:
 
     def __call__(self, chunks: Chunks, shape: tuple[int, int]) -> tuple[Pairs, Tensor]:
         """Return all pairs above `bound_f`."""
-        return _pairs(*_above(chunks, self.bound_f), shape)
+        return as_pairs(*_above(chunks, self.bound_f), shape)
 
 
 class SelectTopK:
-    """The k largest positive pre-activations of each token."""
+    """The k largest positive pre-activations of each token; of equals at the cut, the first."""
 
     def __init__(self, k: int) -> None:
         self.k = k
@@ -92,21 +73,21 @@ class SelectTopK:
         """Return at most k pairs a token."""
         flat, values = [], []
         for start, pre_cf in chunks():
-            latents_ck = torch.topk(pre_cf, self.k, dim=1, sorted=False).indices.sort(1).values
-            values_ck = pre_cf.gather(1, latents_ck)
-            rows_c1 = torch.arange(start, start + len(pre_cf), device=pre_cf.device)[:, None]
-            positive = values_ck > 0
-            flat.append((rows_c1 * shape[1] + latents_ck)[positive])
-            values.append(values_ck[positive])
-        return _pairs(torch.cat(flat), torch.cat(values), shape)
+            groups = Groups(pre_cf, self.k)
+            found = groups.at_least(groups.row_bounds(self.k))
+            found_values = pre_cf.flatten()[found]
+            kept = largest_of_rows(found // shape[1], found_values, len(pre_cf), self.k)
+            flat.append(found[kept] + start * shape[1])
+            values.append(found_values[kept])
+        return as_pairs(torch.cat(flat), torch.cat(values), shape)
 
 
 class SelectBatchTopK:
     """The k x batch largest positive pre-activations of the whole batch (Bussmann et al. 2024).
 
-    Exact. A bound a little below the last batch's cut leaves few survivors, among which the cut is
-    found; where a batch has too few survivors the bound was too high and is lowered. The result
-    does not depend on the bound. Of equal values at the cut, earlier tokens and latents are kept.
+    A bound a little below the last batch's cut leaves few survivors, among which the cut is found;
+    where a batch has too few survivors the bound was too high and is lowered. The result does not
+    depend on the bound. Of equal values at the cut, earlier tokens and latents are kept.
     """
 
     def __init__(self, k: int) -> None:
@@ -116,50 +97,155 @@ class SelectBatchTopK:
     def __call__(self, chunks: Chunks, shape: tuple[int, int]) -> tuple[Pairs, Tensor]:
         """Return at most k x batch pairs."""
         wanted = self.k * shape[0]
-        for bound in self._bounds(chunks):
-            flat, values = _above(chunks, bound)
+        for bound in self.bounds(chunks):
+            flat, values = survivors(chunks(), bound, self.k)
             if len(values) >= wanted:
                 break
         if len(values) > wanted:
-            keep, cut = _largest(values, wanted)
+            keep, cut = largest(values, wanted)
             flat, values = flat[keep], values[keep]
             self.bound = _MARGIN * cut
-        return _pairs(flat, values, shape)
+        return as_pairs(flat, values, shape)
 
-    def _bounds(self, chunks: Chunks) -> Iterator[float]:
+    def bounds(self, chunks: Chunks) -> Iterator[float]:
+        """Yield bounds to try in turn: the last batch's, one of this batch's first rows, zero."""
         if self.bound is not None:
             yield self.bound
-        pre = next(chunks())[1][:8]
-        sampled = torch.topk(pre.flatten(), self.k * len(pre)).values[-1].item()
+        pre_cf = next(chunks())[1][:8]
+        sampled = torch.topk(pre_cf.flatten(), self.k * len(pre_cf)).values[-1].item()
         yield max(0.5 * sampled, 0.0)
         yield 0.0
 
 
-def _above(chunks: Chunks, bound: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Return flat indices and values of all pre-activations above `bound`."""
+class Groups:
+    """The entries of a chunk (rows, d_sae) in groups, each known by its maximum.
+
+    A group's members are d_sae / size apart, for so a maximum of groups is a maximum of rows of
+    memory. The k-th largest of a row's group maxima is at most its k-th largest entry.
+    """
+
+    def __init__(self, entries_cf: Tensor, wanted: int) -> None:
+        """Form groups of about a twelfth as many entries as leaves `wanted` of them a row."""
+        self.entries_cf = entries_cf
+        rows, width = entries_cf.shape
+        size = _group_size(width, wanted, entries_cf.is_cuda)
+        self.size, self.groups = size, width // size
+        self.maxima_cg = entries_cf
+        if size > 1:
+            self.maxima_cg = entries_cf.view(rows, size, self.groups).amax(1)
+
+    def row_bounds(self, k: int) -> Tensor:
+        """Return for each row (rows, 1) at most its k-th largest entry."""
+        return kth_largest(self.maxima_cg, min(k, self.groups))
+
+    def at_least(self, bounds_c1: Tensor) -> Tensor:
+        """Return the flat indices, rising, of positive entries that reach their row's bound."""
+        bounds_c1 = bounds_c1.clamp_min(_least_positive(self.entries_cf.dtype))
+        hot = nonzero(self.maxima_cg >= bounds_c1)
+        if self.size == 1:
+            return hot
+        rows, width = hot // self.groups, self.entries_cf.shape[1]
+        members = torch.arange(0, width, self.groups, device=hot.device)
+        flat_nm = (hot + rows * (width - self.groups))[:, None] + members
+        reached_nm = self.entries_cf.flatten().take(flat_nm) >= bounds_c1.expand(
+            len(self.entries_cf), 1
+        ).index_select(0, rows)
+        return _sorted(flat_nm.flatten()[nonzero(reached_nm)])
+
+
+def _group_size(width: int, wanted: int, cuda: bool) -> int:
+    """Return 1, no groups, where too few would be left to tell rows apart, and on CUDA."""
+    fewest = max(_FEWEST_GROUPS, _GROUPS_PER_WANTED * wanted)
+    fitting = [s for s in _GROUP_SIZES if width % s == 0 and width // s >= fewest]
+    return 1 if cuda or not fitting else fitting[0]
+
+
+def _least_positive(dtype: torch.dtype) -> float | int:
+    if not dtype.is_floating_point:
+        return 1
+    zero = torch.zeros((), dtype=dtype)
+    return torch.nextafter(zero, zero + 1).item()
+
+
+def survivors(
+    chunks: Iterator[tuple[int, Tensor]], bound: float, wanted: int
+) -> tuple[Tensor, Tensor]:
+    """Return flat indices and values of positive entries that reach `bound`, `wanted` a row."""
     flat, values = [], []
-    for start, pre_cf in chunks():
-        found = _nonzero((pre_cf > bound).flatten())
+    for start, pre_cf in chunks:
+        bounds_11 = torch.full((1, 1), bound, dtype=pre_cf.dtype, device=pre_cf.device)
+        found = Groups(pre_cf, wanted).at_least(bounds_11)
         values.append(pre_cf.flatten()[found])
         flat.append(found + start * pre_cf.shape[1])
     return torch.cat(flat), torch.cat(values)
 
 
-def _nonzero(mask: Tensor) -> Tensor:
-    if mask.is_cuda:
-        return mask.nonzero().squeeze(1)
-    return torch.from_numpy(np.flatnonzero(mask.numpy()))  # half the time of torch's
+def _above(chunks: Chunks, bound_f: Tensor) -> tuple[Tensor, Tensor]:
+    """Return flat indices and values of all pre-activations above `bound_f`, however many."""
+    flat, values = [], []
+    for start, pre_cf in chunks():
+        found = nonzero(pre_cf > bound_f)
+        values.append(pre_cf.flatten()[found])
+        flat.append(found + start * pre_cf.shape[1])
+    return torch.cat(flat), torch.cat(values)
 
 
-def _largest(values: Tensor, wanted: int) -> tuple[Tensor, float]:
+def largest_of_rows(rows_p: Tensor, values_p: Tensor, rows: int, k: int) -> Tensor:
+    """Return a mask (pairs,) of each row's k largest, the first of equals; rows rise."""
+    counts_r = torch.bincount(rows_p, minlength=rows)
+    if not len(rows_p) or counts_r.max() <= k:
+        return torch.ones_like(rows_p, dtype=torch.bool)
+    starts_r = counts_r.cumsum(0) - counts_r
+    cuts_p = row_cuts(rows_p, values_p, counts_r, k)[rows_p]
+    above_p, tied_p = values_p > cuts_p, values_p == cuts_p
+    missing_r = k - torch.bincount(rows_p[above_p], minlength=rows)
+    seen_p = tied_p.cumsum(0)
+    seen_before_r = torch.cat([seen_p.new_zeros(1), seen_p])[starts_r]
+    return above_p | (tied_p & (seen_p - seen_before_r[rows_p] <= missing_r[rows_p]))
+
+
+def row_cuts(rows_p: Tensor, values_p: Tensor, counts_r: Tensor, k: int) -> Tensor:
+    """Return each row's k-th largest value (rows,), -inf where it has fewer; rows rise."""
+    starts_r = counts_r.cumsum(0) - counts_r
+    widest = max(k, int(counts_r.max()))
+    padded_rw = values_p.new_full((len(counts_r), widest), -torch.inf)
+    places_p = torch.arange(len(rows_p), device=rows_p.device) - starts_r[rows_p]
+    padded_rw.flatten()[rows_p * widest + places_p] = values_p
+    return kth_largest(padded_rw, k)[:, 0]
+
+
+def kth_largest(entries_cn: Tensor, k: int) -> Tensor:
+    """Return the k-th largest of each row as (rows, 1)."""
+    if entries_cn.is_cuda:
+        return torch.topk(entries_cn, k, dim=1).values[:, -1:]
+    place = entries_cn.shape[1] - k
+    # A third of the time of torch's kthvalue, a tenth where rows are long.
+    return torch.from_numpy(np.partition(entries_cn.numpy(), place, axis=1)[:, place, None])
+
+
+def largest(values_p: Tensor, wanted: int) -> tuple[Tensor, float]:
     """Return a mask of the `wanted` largest, the first of equals at the cut, and the cut."""
-    cut = torch.kthvalue(values, len(values) - wanted + 1).values
-    above, tied = values > cut, values == cut
+    cut = kth_largest(values_p[None], wanted).squeeze()
+    above, tied = values_p > cut, values_p == cut
     missing = wanted - above.sum()
     return above | (tied & (tied.cumsum(0) <= missing)), cut.item()
 
 
-def _pairs(flat: Tensor, values: Tensor, shape: tuple[int, int]) -> tuple[Pairs, Tensor]:
+def nonzero(mask: Tensor) -> Tensor:
+    """Return the flat indices of true entries, rising."""
+    if mask.is_cuda:
+        return mask.flatten().nonzero().squeeze(1)
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))  # a tenth of the time of torch's
+
+
+def _sorted(indices: Tensor) -> Tensor:
+    if indices.is_cuda:
+        return indices.sort().values
+    return torch.from_numpy(np.sort(indices.numpy()))  # a tenth of the time of torch's
+
+
+def as_pairs(flat: Tensor, values: Tensor, shape: tuple[int, int]) -> tuple[Pairs, Tensor]:
+    """Return the pairs of flat indices into `shape`, rising, and their values."""
     rows = flat // shape[1]
     return Pairs(rows, flat - rows * shape[1], shape), values
 
