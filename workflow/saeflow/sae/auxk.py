@@ -7,16 +7,21 @@ from torch import Tensor
 
 from saeflow.sae import settings as config
 from saeflow.sae.model import SAE
-from saeflow.sae.sparse import Pairs, decode_pairs, encode_pairs
-from saeflow.sae.step import LossTerm, Step, total
+from saeflow.sae.preactivations import Preactivations
+from saeflow.sae.selection import SelectTopK
+from saeflow.sae.sparse import decode_pairs, encode_pairs
+from saeflow.sae.step import LossTerm, Step
+
+_LEAST_VARIANCE = 1e-12
 
 
 class AuxKLoss(LossTerm):
     """Error of rebuilding the error with the top dead latents (Gao et al. 2024, App. A.2).
 
-    Divided by the error's variance over the batch, so that the term keeps its size while the
-    reconstruction improves. The target is detached; gradient reaches the dead latents' encoder
-    and decoder. Zero where no latent is dead.
+    The target is detached; gradient reaches the dead latents' encoder and decoder. With `normalise`
+    the squared error is divided by the error's variance over the batch, both summed over
+    dimensions, so that the term keeps its size while the reconstruction improves. Without, it is
+    the mean square over dimensions (the code of Bussmann et al. 2024). Zero where none is dead.
     """
 
     name = "auxk"
@@ -26,29 +31,23 @@ class AuxKLoss(LossTerm):
         self.k = settings.k or max(1, d_in // 2)
 
     def __call__(self, sae: SAE, step: Step) -> Tensor:
-        """Return the normalised squared error."""
+        """Return each token's squared error (batch,)."""
         dead = step.dead_f.nonzero().squeeze(1)
         if not len(dead):
-            return step.target_bd.new_zeros(())
+            return step.target_bd.new_zeros(step.batch)
         error_bd = step.error_bd
-        pairs, values_p = self._select(sae, step, dead)
-        active_p = encode_pairs(
-            values_p, step.input_bd, sae.W_enc, sae.b_enc, sae.b_dec if sae.apply_b_dec_to_input else None, pairs
-        )
-        rebuilt_bd = decode_pairs(active_p, sae.W_dec, pairs)[:, 0]
-        squares_b = (rebuilt_bd - error_bd).square().sum(1)
+        squares_b = (self._rebuilt(sae, step, dead) - error_bd).square().sum(1)
         if not self.settings.normalise:
             return squares_b / error_bd.shape[1]
-        variance = total((error_bd - error_bd.mean(0)).square()) / len(error_bd)
-        return squares_b / variance.clamp_min(1e-12)
+        return squares_b / step.variance(error_bd).clamp_min(_LEAST_VARIANCE)
 
-    @torch.no_grad()
-    def _select(self, sae: SAE, step: Step, dead: Tensor) -> tuple[Pairs, Tensor]:
-        """Return each token's top k positive dead latents and their pre-activations."""
-        pre_bn = torch.addmm(sae.b_enc[dead], step.input_bd, sae.W_enc[:, dead])
-        if self.k < len(dead):
-            kept_bk = pre_bn.topk(self.k, dim=1, sorted=False).indices
-            pre_bn = torch.zeros_like(pre_bn).scatter(1, kept_bk, pre_bn.gather(1, kept_bk))
-        rows, columns = (pre_bn > 0).nonzero(as_tuple=True)
-        shape = (len(step.target_bd), sae.d_sae)
-        return Pairs(rows, dead[columns], shape), pre_bn[rows, columns]
+    def _rebuilt(self, sae: SAE, step: Step, dead: Tensor) -> Tensor:
+        """Return what the dictionary of the dead latents alone makes of the error (batch, d_in)."""
+        W_enc = sae.W_enc.t().index_select(0, dead).t()
+        W_dec, b_enc = sae.W_dec.index_select(0, dead), sae.b_enc.index_select(0, dead)
+        with torch.no_grad():
+            chunks = Preactivations(step.input_bd, W_enc, b_enc)
+            pairs, values_p = SelectTopK(min(self.k, len(dead)))(chunks, (step.batch, len(dead)))
+        b_dec = sae.b_dec if sae.apply_b_dec_to_input else None
+        active_p = encode_pairs(values_p, step.input_bd, W_enc, b_enc, b_dec, pairs)
+        return decode_pairs(active_p, W_dec, pairs)[:, 0]

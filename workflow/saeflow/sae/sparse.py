@@ -8,6 +8,7 @@ sorted by latent) give the rows of both weight gradients.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,13 @@ import scipy.sparse
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
+
+from saeflow.sae.products import Packed
+
+_DENSE_SUMS = 0.25
+_DENSE_DOTS = 0.06
+_BLOCK_ENTRIES = 1 << 20
+_BLOCK_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,11 @@ class Pairs:
         )
         return torch.from_numpy(numbered.tocsc().data), offsets  # a counting sort
 
+    @cached_property
+    def rows_by_latent(self) -> Tensor:
+        """The tokens in the order of `by_latent`."""
+        return self.rows_p[self.by_latent[0]]
+
 
 def bag_offsets(bags_p: Tensor, n_bags: int) -> Tensor:
     """Return the start of each bag (n_bags,) where `bags_p` is sorted, or would be."""
@@ -76,9 +89,7 @@ class _Encode(torch.autograd.Function):
         input_bd, W_enc = ctx.saved_tensors
         pairs: Pairs = ctx.pairs
         order, offsets = pairs.by_latent
-        grad_W_fd = embedding_bag(
-            pairs.rows_p[order], input_bd, offsets, mode="sum", per_sample_weights=grad_p[order]
-        )
+        grad_W_fd = bag_sums(pairs.rows_by_latent, grad_p[order], offsets, input_bd)
         # Without any pair, bincount forgets the weights' type.
         grad_b = torch.bincount(pairs.latents_p, grad_p, pairs.shape[1]).to(grad_p.dtype)
         grad_b_dec = -(W_enc @ grad_b) if ctx.centred else None
@@ -95,22 +106,19 @@ class _Decode(torch.autograd.Function):
         offsets = pairs.row_offsets if n_bags == pairs.shape[0] else bag_offsets(bags_p, n_bags)
         ctx.save_for_backward(values_p, W_dec, bags_p, offsets)
         ctx.pairs = pairs
-        return embedding_bag(
-            pairs.latents_p, W_dec, offsets, mode="sum", per_sample_weights=values_p
-        )
+        return bag_sums(pairs.latents_p, values_p, offsets, W_dec)
 
     @staticmethod
     def backward(ctx: Any, grad_gd: Tensor) -> tuple[Tensor | None, ...]:
         values_p, W_dec, bags_p, offsets = ctx.saved_tensors
         pairs: Pairs = ctx.pairs
         grad_gd = grad_gd.contiguous()
-        grad_values = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            grad_gd, W_dec, pairs.latents_p, offsets, bags_p, 0
-        )
+        grad_values = bag_dots(pairs.latents_p, bags_p, offsets, W_dec, grad_gd)
+        if not ctx.needs_input_grad[1]:
+            return grad_values, None, None, None, None
         order, latent_offsets = pairs.by_latent
-        grad_W = embedding_bag(
-            bags_p[order], grad_gd, latent_offsets, mode="sum", per_sample_weights=values_p[order]
-        )
+        bags_by_latent = pairs.rows_by_latent if bags_p is pairs.rows_p else bags_p[order]
+        grad_W = bag_sums(bags_by_latent, values_p[order], latent_offsets, grad_gd)
         return grad_values, grad_W, None, None, None
 
 
@@ -140,3 +148,61 @@ def decode_pairs(
     bags_p = pairs.rows_p if group_f is None else pairs.rows_p * groups + group_f[pairs.latents_p]
     flat = _Decode.apply(values_p, W_dec, pairs, bags_p, batch * groups)
     return flat.view(batch, groups, W_dec.shape[1])
+
+
+def bag_sums(columns_p: Tensor, weights_p: Tensor, offsets_g: Tensor, rows_cd: Tensor) -> Tensor:
+    """Return for each bag of pairs the weighted sum of rows (bags, d).
+
+    Bag g begins at pair `offsets_g[g]`; pair p adds `weights_p[p] * rows_cd[columns_p[p]]`.
+    """
+    if not _dense(columns_p, offsets_g, rows_cd, _DENSE_SUMS):
+        return embedding_bag(
+            columns_p, rows_cd, offsets_g, mode="sum", per_sample_weights=weights_p
+        )
+    block = _block_rows(rows_cd)
+    product = Packed(rows_cd.t(), None, block)
+    sums_gd = rows_cd.new_empty(len(offsets_g), rows_cd.shape[1])
+    weights_rc = rows_cd.new_empty(block, len(rows_cd))
+    for first, last, pairs, places_p in _blocks(columns_p, offsets_g, len(rows_cd), block):
+        part_rc = weights_rc[: last - first].zero_()
+        part_rc.view(-1)[places_p] = weights_p[pairs]
+        sums_gd[first:last] = product(part_rc)
+    return sums_gd
+
+
+def bag_dots(
+    columns_p: Tensor, bags_p: Tensor, offsets_g: Tensor, rows_cd: Tensor, bags_gd: Tensor
+) -> Tensor:
+    """Return (pairs,): the dot product of each pair's row and its bag's entry of `bags_gd`."""
+    if not _dense(columns_p, offsets_g, rows_cd, _DENSE_DOTS):
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            bags_gd, rows_cd, columns_p, offsets_g, bags_p, 0
+        )
+    block = _block_rows(rows_cd)
+    product = Packed(rows_cd, None, block)
+    dots_p = rows_cd.new_empty(len(columns_p))
+    for first, last, pairs, places_p in _blocks(columns_p, offsets_g, len(rows_cd), block):
+        dots_p[pairs] = product(bags_gd[first:last]).flatten()[places_p]
+    return dots_p
+
+
+def _dense(columns_p: Tensor, offsets_g: Tensor, rows_cd: Tensor, share: float) -> bool:
+    return len(columns_p) > share * len(offsets_g) * len(rows_cd)
+
+
+def _block_rows(rows_cd: Tensor) -> int:
+    return max(_BLOCK_ROWS, _BLOCK_ENTRIES // len(rows_cd))
+
+
+def _blocks(
+    columns_p: Tensor, offsets_g: Tensor, columns: int, block: int
+) -> Iterator[tuple[int, int, slice, Tensor]]:
+    """Yield blocks of bags: first and last, their pairs, and those's places in (bags, columns)."""
+    counts_g = torch.diff(offsets_g, append=offsets_g.new_tensor([len(columns_p)]))
+    for first in range(0, len(offsets_g), block):
+        last = min(first + block, len(offsets_g))
+        start = int(offsets_g[first])
+        pairs = slice(start, start + int(counts_g[first:last].sum()))
+        starts_r = torch.arange(0, (last - first) * columns, columns, device=columns_p.device)
+        places_p = torch.repeat_interleave(starts_r, counts_g[first:last])
+        yield first, last, pairs, places_p.add_(columns_p[pairs])
