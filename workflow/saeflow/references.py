@@ -51,9 +51,9 @@ def _references(config: Config) -> Iterator[Reference]:
         if subject.source == "pretrain" and subject.pretrain:
             for corpus in subject.training.mixture:
                 yield Reference(f"subjects.{name}.training.mixture", corpus, config.corpora)
-    for name, variant in config.variants.items():
-        if isinstance(variant.error_of, TrainedBase):
-            where, base = f"variants.{name}.error_of", variant.error_of
+    for name, entry in config.variants.items():
+        if isinstance(entry.error_of, TrainedBase):
+            where, base = f"variants.{name}.error_of", entry.error_of
             whole = [other for other, v in config.variants.items() if v.error_of is None]
             yield Reference(f"{where}.variant", base.variant, whole)
             yield Reference(f"{where}.corpus", base.corpus, config.corpora)

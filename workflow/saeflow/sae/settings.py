@@ -12,6 +12,8 @@ from saeflow.settings import Settings
 TIMING_METRIC = "step_seconds"
 """Metric of the rows that `timing.time_variants` writes."""
 
+Precision = Literal["float32", "bfloat16"]
+
 TOP_K = ("topk", "batchtopk")
 """Activation functions that fix L0 themselves, by comparing latents with one another."""
 
@@ -172,7 +174,7 @@ class Training(Settings):
     """`rms` divides by one global factor so that the mean square of an entry is 1, `unit_norm` so
     that the mean squared norm of a token is 1 (both are folded back); `standardise` gives every
     token mean 0 and deviation 1, which the finished SAE does as well."""
-    selection: Literal["float32", "bfloat16"] = "float32"
+    selection: Precision = "float32"
     """Precision of the dense product that proposes what a top k and the orthogonality penalty
     select; what is selected is decided and computed in float32. bfloat16 is faster where the
     processor multiplies it."""

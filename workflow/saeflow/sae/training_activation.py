@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from saeflow.sae.activation_functions import Gated, JumpReLU, TopK
+from saeflow.sae.proposals import ProposeBatchTopK, ProposeTopK
 from saeflow.sae.selection import (
     Chunks,
     SelectAbove,
@@ -21,7 +22,7 @@ from saeflow.sae.selection import (
     SelectTopK,
 )
 from saeflow.sae.settings import JumpReLU as JumpReLUSettings
-from saeflow.sae.settings import SAESettings
+from saeflow.sae.settings import Precision, SAESettings
 from saeflow.sae.sparse import Pairs
 
 
@@ -66,8 +67,8 @@ class TrainingReLU(TrainingActivation):
 class TrainingTopK(TrainingActivation):
     """The k largest of each token."""
 
-    def __init__(self, k: int) -> None:
-        super().__init__(SelectTopK(k))
+    def __init__(self, k: int, precision: Precision) -> None:
+        super().__init__(SelectTopK(k) if precision == "float32" else ProposeTopK(k))
         self.k = k
 
     def finished(self, b_enc: Tensor, rescale_f: Tensor) -> nn.Module:
@@ -78,8 +79,8 @@ class TrainingTopK(TrainingActivation):
 class TrainingBatchTopK(TrainingActivation):
     """The k x batch largest of the batch; at inference a threshold, which has to be calibrated."""
 
-    def __init__(self, k: int) -> None:
-        super().__init__(SelectBatchTopK(k))
+    def __init__(self, k: int, precision: Precision) -> None:
+        super().__init__(SelectBatchTopK(k) if precision == "float32" else ProposeBatchTopK(k))
         self.threshold: float | None = None
 
     def finished(self, b_enc: Tensor, rescale_f: Tensor) -> nn.Module:
@@ -219,9 +220,9 @@ def training_activation(
         case "relu":
             return TrainingReLU()
         case "topk":
-            return TrainingTopK(settings.l0)
+            return TrainingTopK(settings.l0, settings.training.selection)
         case "batchtopk":
-            return TrainingBatchTopK(settings.l0)
+            return TrainingBatchTopK(settings.l0, settings.training.selection)
         case "jumprelu":
             learnt = settings.variant.jumprelu or JumpReLUSettings()
             return TrainingJumpReLU(settings.d_sae, learnt, scale)
