@@ -19,7 +19,7 @@ STEPS = 12
 
 def run(settings: SAESettings, world: Path, out: Path) -> Result:
     base = settings.variant.error_of and world / settings.variant.error_of.path
-    with watched("saeflow.sae.trainer.save_state") as saves:
+    with watched("saeflow.sae.run.save_state") as saves:
         train_sae(settings, world / "cache", SITE, out, base=base)
     log = pq.read_table(out / "log.parquet").drop_columns("seconds").to_pydict()
     return {

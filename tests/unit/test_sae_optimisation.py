@@ -13,13 +13,7 @@ from torch.nn.functional import normalize
 from saeflow.sae.activation_functions import JumpReLU
 from saeflow.sae.initial import geometric_median
 from saeflow.sae.model import SAE
-from saeflow.sae.optimisation import (
-    NonFiniteLoss,
-    Trainer,
-    clip_gradients,
-    error_of,
-    learning_rate,
-)
+from saeflow.sae.optimisation import NonFiniteLoss, Trainer, error_of, learning_rate
 from saeflow.sae.settings import FolderBase, Training, Variant
 
 
@@ -241,18 +235,6 @@ def test_learning_rate_rises_holds_and_falls():
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert rates[10:80] == [1.0] * 70
     assert rates[80:] == pytest.approx([(100 - i) / 20 for i in range(80, 100)])
-
-
-def test_gradients_are_clipped_jointly():
-    rows, _ = planted(1000)
-    sae = trained("topk", rows, 1).sae
-    before = [p.grad.clone() for p in sae.parameters() if p.grad is not None]
-    norm = torch.cat([g.flatten() for g in before]).norm()
-    clip_gradients(sae, 10 * norm.item())
-    assert all(torch.equal(p.grad, g) for p, g in zip(sae.parameters(), before, strict=True))
-    clip_gradients(sae, norm.item() / 10)
-    for p, g in zip(sae.parameters(), before, strict=True):
-        torch.testing.assert_close(p.grad, g / 10)
 
 
 def test_geometric_median_ignores_an_outlier():

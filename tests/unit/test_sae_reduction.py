@@ -13,6 +13,7 @@ from sae_planted import planted, settings
 from torch import Tensor
 
 from saeflow.sae.optimisation import Trainer
+from saeflow.sae.ranks import ALONE
 from saeflow.sae.reduction import Mean, Tilted, blended_risk, sequence_means, tilted_risk
 from saeflow.sae.settings import L1, Tilt, Variant
 
@@ -88,7 +89,7 @@ def test_a_blend_of_risks_is_the_blend_of_their_exponentials():
 
 
 def step_at(index: int = 0, sequence_b: Tensor | None = None) -> SimpleNamespace:
-    return SimpleNamespace(index=index, sequence_b=sequence_b)
+    return SimpleNamespace(index=index, sequence_b=sequence_b, ranks=ALONE)
 
 
 def test_a_running_normaliser_weighs_by_the_past_as_well():

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from sae_planted import SITE, planted, planted_cache, settings, training_job
 from safetensors import safe_open
+from torch import Tensor
 
 from saeflow.activations.stream import ActivationStream
 from saeflow.artifacts import read_manifest
@@ -176,14 +177,18 @@ def test_inference_l0_is_k_on_the_cache(tmp_path, cache):
     assert (sae.encode(rows) > 0).sum(1).float().mean().item() == pytest.approx(3, rel=0.02)
 
 
+def counted(monkeypatch) -> list[Tensor]:
+    """Note the batches on which thresholds are set."""
+    seen: list[Tensor] = []
+    original = Trainer.count
+    monkeypatch.setattr(Trainer, "count", lambda s, cut, x: seen.append(x) or original(s, cut, x))
+    return seen
+
+
 def test_the_threshold_is_calibrated_on_the_batches_after_the_last_step(
     tmp_path, cache, monkeypatch
 ):
-    seen = []
-    original = Trainer.calibrate
-    monkeypatch.setattr(
-        Trainer, "calibrate", lambda self, b: original(self, (seen.append(x) or x for x in b))
-    )
+    seen = counted(monkeypatch)
     train_sae(short(steps=10, calibration_batches=3), cache, SITE, tmp_path / "a")
     with ActivationStream(cache, SITE, batch_size=64, seed=0) as stream:
         expected = [next(stream) for _ in range(13)][10:]
@@ -196,15 +201,14 @@ def test_the_threshold_is_calibrated_on_the_batches_after_the_last_step(
 def test_sigterm_while_calibrating_saves_and_the_next_run_only_calibrates(
     tmp_path, cache, monkeypatch
 ):
-    original = Trainer.calibrate
+    original = Trainer.count
 
-    def stopped(self, batches):
-        next(iter(batches))
+    def stopped(self, cut, raw_bd):
         signal.raise_signal(signal.SIGTERM)
-        original(self, batches)
+        original(self, cut, raw_bd)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "calibrate", stopped)
+        patch.setattr(Trainer, "count", stopped)
         with pytest.raises(SystemExit) as left:
             train_sae(short(), cache, SITE, tmp_path / "a")
     assert left.value.code == 143 and not (tmp_path / "a" / "manifest.json").exists()

@@ -19,15 +19,23 @@ _KEEP_BYTES = 1 << 30
 def job(log: str | Path, threads: int) -> Iterator[None]:
     """Run a job with standard error in `log`, `threads` threads and a thrifty allocator.
 
-    Must be entered before torch is imported, whose thread pools read the environment once. An
-    error of saeflow's own names its cause for the user and ends the job with that message alone;
-    anything else keeps its traceback.
+    Must be entered before torch is imported, whose thread pools read the environment once.
     """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[variable] = str(threads)
     keep_freed_memory()
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     sys.stderr = Path(log).open("w", buffering=1)  # noqa: SIM115
+    with plain_errors():
+        yield
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """End the process with the message alone of an error that names its cause for the user.
+
+    Those are saeflow's own; anything else keeps its traceback.
+    """
     try:
         yield
     except Exception as error:

@@ -17,6 +17,7 @@ from saeflow.sae import settings as config
 from saeflow.sae.auxk import AuxKLoss
 from saeflow.sae.model import SAE
 from saeflow.sae.orthogonality import OrthogonalityPenalty
+from saeflow.sae.ranks import ALONE, Ranks
 from saeflow.sae.sparse import Pairs, decode_pairs, encode_pairs
 from saeflow.sae.step import LossTerm, Step
 from saeflow.sae.training_activation import TrainingActivation, TrainingJumpReLU, per_latent
@@ -89,7 +90,7 @@ class L0Penalty(LossTerm):
         self.weight = self.settings.coefficient * risen
         assert isinstance(sae.activation, TrainingJumpReLU)
         active_p = sae.activation.active(step.pre_p, step.pairs)
-        return (active_p.sum() / (step.batch * self.target) - 1).square()
+        return (step.ranks.sum(active_p.sum()) / (step.tokens * self.target) - 1).square()
 
 
 class GateReconstruction(LossTerm):
@@ -142,6 +143,7 @@ def run_step(
     dead_f: Tensor,
     index: int,
     sequence_b: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> Step:
     """Return the step with gradients attached: encode the selected pairs, decode the prefixes."""
     pairs, raw_p = selected
@@ -152,7 +154,8 @@ def run_step(
     groups = 1 if group_f is None else int(group_f[-1]) + 1
     parts_bgd = decode_pairs(values_p, sae.W_dec, pairs, group_f, groups)
     prefixes_bd = tuple(accumulate(parts_bgd.unbind(1), initial=sae.b_dec))[1:]
-    return Step(target_bd, input_bd, pairs, pre_p, values_p, prefixes_bd, dead_f, index, sequence_b)
+    parts = (target_bd, input_bd, pairs, pre_p, values_p, prefixes_bd)
+    return Step(*parts, dead_f, index, sequence_b, ranks)
 
 
 def loss_terms(settings: config.SAESettings, d_in: int) -> list[LossTerm]:

@@ -9,13 +9,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from saeflow.sae.gradients import clip_gradients, normalise_rows, remove_parallel
 from saeflow.sae.initial import initial_sae
 from saeflow.sae.model import SAE, standardised
 from saeflow.sae.objectives import loss_terms, matryoshka_groups, run_step
+from saeflow.sae.preactivations import Preactivations, chunk_rows
+from saeflow.sae.ranks import ALONE, Ranks
 from saeflow.sae.reduction import reduction
-from saeflow.sae.selection import Cut, Preactivations, chunk_rows
+from saeflow.sae.selection import Cut
 from saeflow.sae.settings import SAESettings, Training
-from saeflow.sae.step import Step, total
+from saeflow.sae.shared_selection import SelectSharedBatchTopK
+from saeflow.sae.step import Step
 from saeflow.sae.training_activation import TrainingActivation, TrainingBatchTopK
 
 
@@ -31,12 +35,13 @@ class Outcome(NamedTuple):
     losses: dict[str, float]
     """Each term that was due, unweighted, as a mean over tokens."""
     step: Step
+    """Of several ranks, this one's; the losses are those of the whole batch."""
 
     @property
     def explained_variance(self) -> float:
         """1 - variance of the error / variance of the target, both about their batch means."""
-        unexplained = self.step.error_bd.var(0).sum() / self.step.target_bd.var(0).sum()
-        return 1 - unexplained.item()
+        step = self.step
+        return 1 - (step.variance(step.error_bd) / step.variance(step.target_bd)).item()
 
 
 class Trainer:
@@ -44,8 +49,9 @@ class Trainer:
 
     Works in a scaled space (`input_scaling`), where the target is the activation or the error of
     the frozen SAE `base`; `finished` folds the scales back. `sample_nd` are activations (n, d_in)
-    as they are in the cache, `mean_square` the mean square of the cache's entries. Raises
-    ValueError for a `base` of another width.
+    as they are in the cache, `mean_square` the mean square of the cache's entries. `ranks` are the
+    processes that share every step, each with a trainer of its own; all hold the same weights.
+    Raises ValueError for a `base` of another width and a batch that the ranks do not divide.
     """
 
     def __init__(
@@ -55,8 +61,11 @@ class Trainer:
         mean_square: float,
         device: str = "cpu",
         base: SAE | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         training = settings.training
+        ranks.check(training.batch_size)
+        self.ranks = ranks
         self.settings, self.training = settings, training
         self.steps = settings.steps
         self.base = _frozen(base, settings, sample_nd.shape[1])
@@ -67,13 +76,15 @@ class Trainer:
             scale = 1.0
         self.sae = initial_sae(settings, *sample, scale).to(device)
         self.base = None if self.base is None else self.base.to(device)
+        ranks.adopt(self.sae.parameters())
+        if ranks.size > 1 and isinstance(self._activation, TrainingBatchTopK):
+            self._activation.selection = SelectSharedBatchTopK(settings.l0, ranks)
         self.parameters = {n: p for n, p in self.sae.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.Adam(
             self.parameters.values(), lr=training.learning_rate, betas=training.betas, fused=True
         )
         self.terms = loss_terms(settings, self.sae.d_in)
         self.reduce = reduction(settings.variant, self.steps)
-        self.preactivations = Preactivations()
         nested = settings.variant.matryoshka
         self.group_f = None if nested is None else matryoshka_groups(nested, settings.d_sae, device)
         self.idle_tokens_f = torch.zeros(settings.d_sae, dtype=torch.int64, device=device)
@@ -82,23 +93,23 @@ class Trainer:
     def step(self, raw_bd: Tensor, sequence_b: Tensor | None = None) -> Outcome:
         """Take one optimisation step on activations (batch, d_in) as they are in the cache.
 
-        `sequence_b` (batch,) numbers each token's document; a tilt over sequences needs it.
-        Raises NonFiniteLoss before anything is updated.
+        `sequence_b` (batch,) numbers each token's document; a tilt over sequences needs it. Of
+        several ranks each gives its slice of the batch. Raises NonFiniteLoss, on all ranks, before
+        anything is updated.
         """
         sae = self.sae
         with torch.no_grad():
             x_bd, target_bd = self._scaled(raw_bd)
             sequence_b = None if sequence_b is None else sequence_b.to(raw_bd.device)
             input_bd = sae.encoder_input(x_bd)
-            chunks = self.preactivations(input_bd, sae.W_enc, sae.b_enc)
+            chunks = Preactivations(input_bd, sae.W_enc, sae.b_enc)
             selected = self._activation.select(chunks, (len(x_bd), sae.d_sae))
-        step = run_step(
-            sae, target_bd, input_bd, selected, self.group_f, self.dead_f, self.index, sequence_b
-        )
-        loss, losses = self._losses(step)
-        outcome = Outcome(loss.item(), losses, step)
+        now = (self.group_f, self.dead_f, self.index, sequence_b, self.ranks)
+        step = run_step(sae, target_bd, input_bd, selected, *now)
+        loss, outcome = self._losses(step)
         if not math.isfinite(outcome.loss):
-            raise NonFiniteLoss(f"loss is {outcome.loss} at step {self.index}, {losses}")
+            where = f"step {self.index}, {outcome.losses}"
+            raise NonFiniteLoss(f"loss is {outcome.loss} at {where}")
         self.optimiser.zero_grad()
         loss.backward()
         self._update()
@@ -121,33 +132,39 @@ class Trainer:
             return x_bd, x_bd
         return x_bd, error_of(self.base, raw_bd) * self.scales.target
 
-    def _losses(self, step: Step) -> tuple[Tensor, dict[str, float]]:
-        weighted, losses = {}, {}
+    def _losses(self, step: Step) -> tuple[Tensor, Outcome]:
+        """Return the loss to differentiate, and what all ranks together measured."""
+        weighted, means = {}, {}
         for term in self.terms:
             if (loss := term(self.sae, step)) is not None:
                 weighted[term.name] = term.weight * loss
-                losses[term.name] = loss.detach().mean().item()
-        return self.reduce(weighted, step), losses
+                means[term.name] = loss.detach().mean()
+        loss = self.reduce(weighted, step)
+        measured = self.ranks.mean(torch.stack([loss.detach(), *means.values()])).tolist()
+        losses = dict(zip(means, measured[1:], strict=True))
+        return loss, Outcome(measured[0], losses, step)
 
     @torch.no_grad()
     def _update(self) -> None:
+        self.ranks.average_gradients(self.parameters.values())
         W_dec, unit = self.sae.W_dec, self.settings.variant.decoder_norm == "unit"
         assert W_dec.grad is not None
         if unit:
-            along = (W_dec.grad * W_dec).sum(1, keepdim=True)
-            W_dec.grad.addcmul_(W_dec, along, value=-1)
+            remove_parallel(W_dec.grad, W_dec)
         if self.training.clip_norm is not None:
-            clip_gradients(self.sae, self.training.clip_norm)
+            clip_gradients(self.parameters.values(), self.training.clip_norm)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.training, self.index, self.steps)
         self.optimiser.step()
         if unit:
-            W_dec.div_(W_dec.norm(dim=1, keepdim=True))
+            normalise_rows(W_dec)
         self._activation.after_update()
 
     def _count(self, step: Step) -> None:
-        self.idle_tokens_f += step.batch
-        self.idle_tokens_f[step.pairs.latents_p[step.values_p.detach() > 0]] = 0
+        fired_f = torch.zeros_like(self.idle_tokens_f, dtype=torch.bool)
+        fired_f[step.pairs.latents_p[step.values_p.detach() > 0]] = True
+        self.idle_tokens_f += step.tokens
+        self.idle_tokens_f[self.ranks.any_of(fired_f)] = 0
         self.index += 1
 
     @property
@@ -166,25 +183,33 @@ class Trainer:
         return getattr(self._activation, "threshold", None) if self.needs_calibration else None
 
     @torch.no_grad()
+    def count(self, cut: Cut, raw_bd: Tensor) -> None:
+        """Add the pre-activations of activations (batch, d_in) to `cut`."""
+        sae = self.sae
+        input_bd = sae.encoder_input(self._scaled(raw_bd)[0])
+        cut.add(Preactivations(input_bd, sae.W_enc, sae.b_enc))
+
     def calibrate(self, batches: Iterable[Tensor]) -> None:
         """Set the inference threshold with which the mean L0 over raw `batches` is k.
 
         With frozen weights, and one cut for all batches: a mean of the batches' own cuts, which
-        follow the weights while they train, would have another L0.
+        follow the weights while they train, would have another L0. Of several ranks each gives its
+        slices of the batches.
         """
-        sae, rows, cut = self.sae, 0, Cut(self.idle_tokens_f.device)
+        cut, rows = Cut(self.idle_tokens_f.device), 0
         for raw_bd in batches:
-            input_bd = sae.encoder_input(self._scaled(raw_bd)[0])
-            cut.add(self.preactivations(input_bd, sae.W_enc, sae.b_enc))
-            rows += len(raw_bd)
-        assert isinstance(self._activation, TrainingBatchTopK)
-        self._activation.threshold = cut.threshold(self.settings.l0 * rows)
+            self.count(cut, raw_bd)
+            rows += len(raw_bd) * self.ranks.size
+        self.set_threshold(cut, rows)
 
-    @property
-    def needs_sequences(self) -> bool:
-        """Whether `step` has to be given the document of each token."""
-        tilt = self.settings.variant.tilt
-        return tilt is not None and tilt.over == "sequence"
+    def set_threshold(self, cut: Cut, rows: int) -> None:
+        """Set the inference threshold with which the `rows` tokens of `cut` have k latents each.
+
+        Of several ranks each gives the cut of its own slices, and the rows of all.
+        """
+        assert isinstance(self._activation, TrainingBatchTopK)
+        cut.counts = self.ranks.sum(cut.counts)
+        self._activation.threshold = cut.threshold(self.settings.l0 * rows)
 
     @property
     def needs_calibration(self) -> bool:
@@ -283,15 +308,6 @@ def error_of(base: SAE, x_bd: Tensor) -> Tensor:
     """Return x less its reconstruction by `base` (batch, d_in), row chunk by row chunk."""
     rows = chunk_rows(len(x_bd), base.d_sae, x_bd.is_cuda)
     return torch.cat([part - base(part) for part in x_bd.split(rows)])
-
-
-def clip_gradients(sae: SAE, limit: float) -> None:
-    """Scale all gradients so that their joint norm is at most `limit`."""
-    gradients = [p.grad for p in sae.parameters() if p.grad is not None]
-    squares = [total(g.square()) for g in gradients]
-    factor = (limit / torch.stack(squares).sum().sqrt()).clamp_max(1.0)
-    for gradient in gradients:
-        gradient.mul_(factor)
 
 
 def learning_rate(training: Training, index: int, steps: int) -> float:

@@ -36,7 +36,10 @@ class Tilted:
         self.memory: float | None = None
 
     def __call__(self, losses: Mapping[str, Tensor], step: Step) -> Tensor:
-        """Return the risk of weighted `losses`: the tilted ones, and the mean of the others."""
+        """Return the risk of weighted `losses`: the tilted ones, and the mean of the others.
+
+        Every rank gathers the tilted losses of all, whose risk is no mean of the ranks' risks.
+        """
         everything = self.settings.of == "loss"
         tilted = {
             name: loss
@@ -44,10 +47,10 @@ class Tilted:
             if loss.ndim and (everything or name == "reconstruction")
         }
         rest = [_mean(loss) for name, loss in losses.items() if name not in tilted]
-        loss_b = torch.stack(list(tilted.values())).sum(0)
+        loss_b, _ = step.ranks.gather(torch.stack(list(tilted.values())).sum(0))
         if self.settings.over == "sequence":
             assert step.sequence_b is not None
-            loss_b = sequence_means(loss_b, step.sequence_b)
+            loss_b = sequence_means(loss_b, step.ranks.gather(step.sequence_b)[0])
         return torch.stack([self._risk(loss_b, self._t(step.index)), *rest]).sum()
 
     def _t(self, index: int) -> float:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from saeflow.sae.model import SAE
+from saeflow.sae.ranks import ALONE, Ranks
 from saeflow.sae.sparse import Pairs
 
 
 @dataclass(frozen=True)
 class Step:
-    """What the terms of one training step may read, in the trainer's scaled space."""
+    """What the terms of one training step may read, in the trainer's scaled space.
+
+    Where several processes share the step, tensors and `batch` are of this one's tokens; `tokens`,
+    `l0` and `variance` are of all, and a term gets what else it needs of them through `ranks`.
+    """
 
     target_bd: Tensor
     """What is to be reconstructed (batch, d_in): the activations, or a frozen SAE's error."""
@@ -33,21 +39,33 @@ class Step:
     """Number of the step, from 0."""
     sequence_b: Tensor | None = None
     """Document of each token, int64 (batch,), where a reduction needs it."""
+    ranks: Ranks = ALONE
+    """The processes that share the step."""
 
     @property
     def batch(self) -> int:
-        """Tokens of the step."""
+        """Tokens of this rank, all of them where there is one."""
         return len(self.target_bd)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the step, of all ranks."""
+        return self.batch * self.ranks.size
 
     @property
     def error_bd(self) -> Tensor:
         """What the whole dictionary leaves unexplained, without gradient."""
         return (self.target_bd - self.prefixes_bd[-1]).detach()
 
-    @property
+    @cached_property
     def l0(self) -> float:
         """Mean number of active latents a token."""
-        return torch.count_nonzero(self.values_p).item() / self.batch
+        return self.ranks.sum(torch.count_nonzero(self.values_p)).item() / self.tokens
+
+    def variance(self, entries_bd: Tensor) -> Tensor:
+        """Return the mean squared distance () of rows (batch, d_in) from their mean."""
+        mean_d = self.ranks.mean(entries_bd.mean(0))
+        return self.ranks.mean(total((entries_bd - mean_d).square()) / self.batch)
 
 
 class LossTerm:
