@@ -117,6 +117,7 @@ def test_without_margin_and_check_bfloat16_selects_otherwise(propose, exact, kin
     none = torch.zeros(0, dtype=torch.int64)
     monkeypatch.setattr(proposals.Proposal, "doubtful", lambda self, cut_b: none)
     monkeypatch.setattr(proposals, "_EXTRA", 0)
+    monkeypatch.setattr(proposals, "_EXTRA_SHARE", 10**9)
     monkeypatch.setattr(proposals, "_SLACK", 0.0)
     with pytest.raises(AssertionError):
         assert_alike(product, propose(16), exact(16))

@@ -8,6 +8,7 @@ entries are active, so most are ruled out sixteen at a time: by the maximum of t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ _GROUP_SIZES = (64, 32, 16, 8, 4, 2)
 _GROUPS_PER_WANTED = 12
 _FEWEST_GROUPS = 64
 _MARGIN = 0.9
+_TOO_MANY = 4
 _DROPPED_BITS = 12
 
 
@@ -76,10 +78,14 @@ class SelectTopK:
             groups = Groups(pre_cf, self.k)
             found = groups.at_least(groups.row_bounds(self.k))
             found_values = pre_cf.flatten()[found]
-            kept = largest_of_rows(found // shape[1], found_values, len(pre_cf), self.k)
-            flat.append(found[kept] + start * shape[1])
-            values.append(found_values[kept])
-        return as_pairs(torch.cat(flat), torch.cat(values), shape)
+            if len(found) > _TOO_MANY * self.k * len(pre_cf):  # ties, which would fill the memory
+                kept = largest_of_rows(found // shape[1], found_values, len(pre_cf), self.k)
+                found, found_values = found[kept], found_values[kept]
+            flat.append(found + start * shape[1])
+            values.append(found_values)
+        found, found_values = torch.cat(flat), torch.cat(values)
+        kept = largest_of_rows(found // shape[1], found_values, shape[0], self.k)
+        return as_pairs(found[kept], found_values[kept], shape)
 
 
 class SelectBatchTopK:
@@ -147,10 +153,10 @@ class Groups:
         rows, width = hot // self.groups, self.entries_cf.shape[1]
         members = torch.arange(0, width, self.groups, device=hot.device)
         flat_nm = (hot + rows * (width - self.groups))[:, None] + members
-        reached_nm = self.entries_cf.flatten().take(flat_nm) >= bounds_c1.expand(
-            len(self.entries_cf), 1
-        ).index_select(0, rows)
-        return _sorted(flat_nm.flatten()[nonzero(reached_nm)])
+        flat_m = flat_nm.flatten()
+        entries_nm = self.entries_cf.flatten().index_select(0, flat_m).view_as(flat_nm)
+        bounds_n1 = bounds_c1.expand(len(self.entries_cf), 1).index_select(0, rows)
+        return _sorted(flat_m[nonzero(entries_nm >= bounds_n1)])
 
 
 def _group_size(width: int, wanted: int, cuda: bool) -> int:
@@ -160,6 +166,7 @@ def _group_size(width: int, wanted: int, cuda: bool) -> int:
     return 1 if cuda or not fitting else fitting[0]
 
 
+@cache
 def _least_positive(dtype: torch.dtype) -> float | int:
     if not dtype.is_floating_point:
         return 1

@@ -3,7 +3,8 @@
 Of the batch x d_sae pre-activations only the selected ones carry gradient, so decoding and all
 weight gradients are sums over these pairs. `embedding_bag` computes them without storing a
 (pairs, d_in) operand: bags of one token give the reconstruction, bags of one latent (the pairs
-sorted by latent) give the rows of both weight gradients.
+sorted by latent) give the rows of both weight gradients. Where many pairs are active (a ReLU early
+in training), the same sums are dense products of blocks that hold the pairs among zeros.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -22,7 +22,10 @@ from torch.nn.functional import embedding_bag
 from saeflow.sae.products import Packed
 
 _DENSE_SUMS = 0.25
-_DENSE_DOTS = 0.06
+"""Share of active entries from which blocks with zeros beat bags. Measured on an AMD EPYC, where
+they draw at 0.25 to 0.3 for sums at d = 512 and at 0.2 at d = 2,304."""
+_DENSE_DOTS = 0.05
+"""The same for dot products: 0.04 at d = 512 and 2,304, 0.12 at d = 192."""
 _BLOCK_ENTRIES = 1 << 20
 _BLOCK_ROWS = 64
 
@@ -47,13 +50,10 @@ class Pairs:
     def by_latent(self) -> tuple[Tensor, Tensor]:
         """The order (pairs,) that sorts by latent, stably, and each latent's start (d_sae,)."""
         offsets = bag_offsets(self.latents_p, self.shape[1])
-        if self.latents_p.is_cuda:
+        if self.latents_p.is_cuda or self.shape[1] > 1 << 16:
             return torch.sort(self.latents_p, stable=True).indices, offsets
-        starts = np.append(self.row_offsets.numpy(), len(self.latents_p))
-        numbered = scipy.sparse.csr_array(
-            (np.arange(len(self.latents_p)), self.latents_p.numpy(), starts), shape=self.shape
-        )
-        return torch.from_numpy(numbered.tocsc().data), offsets  # a counting sort
+        short_p = self.latents_p.numpy().astype(np.uint16)
+        return torch.from_numpy(np.argsort(short_p, kind="stable")), offsets  # a radix sort
 
     @cached_property
     def rows_by_latent(self) -> Tensor:
@@ -197,7 +197,7 @@ def _block_rows(rows_cd: Tensor) -> int:
 def _blocks(
     columns_p: Tensor, offsets_g: Tensor, columns: int, block: int
 ) -> Iterator[tuple[int, int, slice, Tensor]]:
-    """Yield blocks of bags: first and last, their pairs, and those's places in (bags, columns)."""
+    """Yield blocks of bags: first and last, their pairs, and these pairs' places in (bags, columns)."""
     counts_g = torch.diff(offsets_g, append=offsets_g.new_tensor([len(columns_p)]))
     for first in range(0, len(offsets_g), block):
         last = min(first + block, len(offsets_g))
