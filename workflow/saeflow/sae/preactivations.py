@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from saeflow.sae.products import Packed, has_onednn
+from saeflow.sae.sparse import bag_offsets, pair_dots
 
 _CHUNK_ENTRIES = 1 << 20
 _CHUNK_ROWS = 64
@@ -41,11 +41,8 @@ class Preactivations:
 
     def at(self, rows_p: Tensor, latents_p: Tensor) -> Tensor:
         """Return single pre-activations (pairs,) of rising rows, without storing (pairs, d_in)."""
-        counts_b = torch.bincount(rows_p, minlength=len(self.input_bd))
-        offsets_b = counts_b.cumsum(0) - counts_b
-        products_p = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            self.input_bd, self.W_fd, latents_p, offsets_b, rows_p, 0
-        )
+        offsets_b = bag_offsets(rows_p, len(self.input_bd))
+        products_p = pair_dots(latents_p, rows_p, offsets_b, self.W_fd, self.input_bd)
         return products_p + self.b_enc[latents_p]
 
     def of_rows(self, rows_r: Tensor) -> Preactivations:
