@@ -28,7 +28,7 @@ Precision = Literal["float32", "bfloat16"]
 
 _STRIP = 256
 """Rows of a strip, a multiple of _GROUP."""
-_GROUP = 128
+_GROUP = 64
 """Neighbours of which a strip keeps the largest cosine only."""
 _TRIES: dict[Precision, int] = {"float32": 1, "bfloat16": 2}
 """Groups that are searched for a row's nearest neighbour."""
@@ -178,8 +178,11 @@ def _nearest_in_strips(unit_cd: Tensor, precision: Precision) -> tuple[Tensor, T
     """Return each unit row's largest cosine to another, and its place, (c,) each."""
     operand_cd = unit_cd.bfloat16() if precision == "bfloat16" else unit_cd
     maxima_cg = _group_maxima(operand_cd).to(unit_cd.dtype)
-    tries = min(_TRIES[precision], maxima_cg.shape[1])
-    return _nearest_in_groups(unit_cd, maxima_cg.topk(tries, dim=1).indices)
+    groups = []
+    for _ in range(_TRIES[precision]):  # a third of the time of topk
+        groups.append(maxima_cg.argmax(1, keepdim=True))
+        maxima_cg.scatter_(1, groups[-1], -math.inf)
+    return _nearest_in_groups(unit_cd, torch.cat(groups, dim=1))
 
 
 def _group_maxima(unit_cd: Tensor) -> Tensor:
@@ -190,7 +193,8 @@ def _group_maxima(unit_cd: Tensor) -> Tensor:
     the maxima of a strip's columns over its groups of rows.
     """
     size, groups = len(unit_cd), math.ceil(len(unit_cd) / _GROUP)
-    filled_cd = pad(unit_cd, (0, 0, 0, groups * _GROUP - size))
+    missing = groups * _GROUP - size
+    filled_cd = pad(unit_cd, (0, 0, 0, missing)) if missing else unit_cd
     rounded = unit_cd.dtype == torch.bfloat16
     dtype = torch.int16 if rounded else unit_cd.dtype
     maxima_cg = unit_cd.new_empty(len(filled_cd), groups, dtype=dtype)
