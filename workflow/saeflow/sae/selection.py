@@ -17,7 +17,6 @@ from torch import Tensor
 
 from saeflow.sae import preactivations
 from saeflow.sae.preactivations import Chunks as Chunks
-from saeflow.sae.preactivations import chunk_rows as chunk_rows
 from saeflow.sae.sparse import Pairs
 
 _GROUP_SIZES = (64, 32, 16, 8, 4, 2)
