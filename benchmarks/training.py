@@ -26,7 +26,7 @@ import own
 import peers
 import torch
 from limits import Limits
-from tables import Result, Run, markdown
+from tables import CALM, Result, Run, markdown
 from worker import Job
 
 from saeflow.sae.seeding import generator
@@ -44,8 +44,6 @@ CYCLE = 5
 TURN_SECONDS = 1.5
 """A turn has as many steps as fit, at least one."""
 LARGEST_TURN = 20
-CALM = 0.15
-"""CPUs that other processes may use during a turn before it is repeated."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ SHAPES = {
     "small": Shape(192, 3072, ALL),
     "medium": Shape(512, 8192, ALL),
     "large": Shape(2304, 16384, ("TopK", "BatchTopK", "Matryoshka"), rounds=2),
-    "wide": Shape(512, 65536, ("OrtSAE",), rounds=3),
+    "wide": Shape(512, 65536, ("OrtSAE",), rounds=2),
 }
 
 
