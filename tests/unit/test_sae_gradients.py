@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 from saeflow.sae.model import SAE
 from saeflow.sae.objectives import loss_terms, matryoshka_groups, run_step
 from saeflow.sae.orthogonality import OrthogonalityPenalty
+from saeflow.sae.preactivations import Preactivations
 from saeflow.sae.seeding import generator
-from saeflow.sae.selection import Preactivations
 from saeflow.sae.settings import SAESettings
 from saeflow.sae.sparse import Pairs, decode_pairs, encode_pairs
 from saeflow.sae.step import Step
@@ -48,7 +48,7 @@ def sparse_step(sae: SAE, x_bd: Tensor, name: str, index: int = 0, fixed=None) -
     input_bd = sae.encoder_input(x_bd).detach()
     with torch.no_grad():
         if fixed is None:
-            chunks = Preactivations()(input_bd, sae.W_enc, sae.b_enc)
+            chunks = Preactivations(input_bd, sae.W_enc, sae.b_enc)
             selected = sae.activation.select(chunks, (B, F))
         else:
             pre_bf = input_bd @ sae.W_enc + sae.b_enc

@@ -19,6 +19,7 @@ from saeflow.sae.reduction import reduction
 from saeflow.sae.selection import Cut
 from saeflow.sae.settings import SAESettings, Training
 from saeflow.sae.shared_selection import SelectSharedBatchTopK
+from saeflow.sae.sparse import Pairs
 from saeflow.sae.step import Step
 from saeflow.sae.training_activation import TrainingActivation, TrainingBatchTopK
 
@@ -97,24 +98,28 @@ class Trainer:
         several ranks each gives its slice of the batch. Raises NonFiniteLoss, on all ranks, before
         anything is updated.
         """
+        self.optimiser.zero_grad()  # first, so that the selection has their memory
         sae = self.sae
         with torch.no_grad():
             x_bd, target_bd = self._scaled(raw_bd)
             sequence_b = None if sequence_b is None else sequence_b.to(raw_bd.device)
             input_bd = sae.encoder_input(x_bd)
-            chunks = Preactivations(input_bd, sae.W_enc, sae.b_enc)
-            selected = self._activation.select(chunks, (len(x_bd), sae.d_sae))
+            selected = self._select(input_bd)
         now = (self.group_f, self.dead_f, self.index, sequence_b, self.ranks)
         step = run_step(sae, target_bd, input_bd, selected, *now)
         loss, outcome = self._losses(step)
         if not math.isfinite(outcome.loss):
             where = f"step {self.index}, {outcome.losses}"
             raise NonFiniteLoss(f"loss is {outcome.loss} at {where}")
-        self.optimiser.zero_grad()
         loss.backward()
         self._update()
         self._count(step)
         return outcome
+
+    def _select(self, input_bd: Tensor) -> tuple[Pairs, Tensor]:
+        """Return the selected pairs; weights laid out for the product are gone after it."""
+        product = Preactivations(input_bd, self.sae.W_enc, self.sae.b_enc)
+        return self._activation.select(product, (len(input_bd), self.sae.d_sae))
 
     @property
     def _activation(self) -> TrainingActivation:

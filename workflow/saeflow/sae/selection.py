@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saeflow.sae import preactivations
 from saeflow.sae.preactivations import Chunks as Chunks
 from saeflow.sae.sparse import Pairs
 
@@ -25,16 +24,6 @@ _FEWEST_GROUPS = 64
 _MARGIN = 0.9
 _TOO_MANY = 4
 _DROPPED_BITS = 12
-
-
-class Preactivations:
-    """The dense product of the step."""
-
-    def __call__(
-        self, input_bd: Tensor, W_enc: Tensor, b_enc: Tensor
-    ) -> preactivations.Preactivations:
-        """Return the passes over `input_bd @ W_enc + b_enc`."""
-        return preactivations.Preactivations(input_bd, W_enc, b_enc)
 
 
 class Selection(Protocol):

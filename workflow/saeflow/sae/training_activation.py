@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from saeflow.sae.activation_functions import Gated, JumpReLU, TopK
+from saeflow.sae.preactivations import Chunks
 from saeflow.sae.proposals import ProposeBatchTopK, ProposeTopK
 from saeflow.sae.selection import (
-    Chunks,
     SelectAbove,
     SelectBatchTopK,
     Selection,
