@@ -6,6 +6,7 @@ The functions by which the rules look their inputs and parameters up are those o
 from __future__ import annotations
 
 import os
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,6 +41,8 @@ def lookups(config: Config) -> SimpleNamespace:
         "corpus_files": corpus_files,
         "subject_root": subject_root,
         "TIMING_SPLIT": TIMING_SPLIT,
+        "product": product,
+        "SimpleNamespace": SimpleNamespace,
     }
     common = (RULES / "common.smk").read_text()
     exec("def manifest" + common.split("def manifest", 1)[1], names)
@@ -66,6 +69,7 @@ def run(config: Config, world: Path, out: Path) -> Result:
             rules.base_inputs(SimpleNamespace(**p.model_dump(), seed=0))
             for p in config.points(paper.grids["other"])
         ],
+        "together": [[(s.path, s.seed) for s in saes] for saes in rules.sae_groups()],
         "figures": [(rules.figure_context(w), rules.figure_input(w)) for w in figures.values()],
         "tables": [(rules.table_context(w), rules.table_input(w)) for w in tables.values()],
         "timings": [
@@ -130,6 +134,7 @@ TIMED_SWEEP = {
 CASES = {
     "Config.scale": Case("scale", "desk", "targets"),
     "Config.seeds": Case("seeds", [0, 1, 2], "targets"),
+    "Config.train_together": Case("train_together", 3, "together"),
     "Config.data_dir": Case("data_dir", "own_data", "roots"),
     "Config.results": Case("results", "elsewhere", "targets"),
     "Variant.label": Case("variants.relu.label", "Another", "figures"),

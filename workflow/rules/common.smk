@@ -2,7 +2,9 @@
 
 import os
 import re
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 from snakemake.exceptions import WorkflowError
 

@@ -116,6 +116,47 @@ def base_path(wildcards):
     return trained_base(wildcards) or str(base_folder(CFG, base))
 
 
+def bases_below(variant):
+    """How many SAEs of this workflow are trained before one of `variant`, each on the last."""
+    base = CFG.variants[variant].error_of
+    if base is None or base.source == "folder":
+        return 0
+    return 1 + bases_below(base.variant)
+
+
+def sae_groups():
+    """The SAEs of all grids, in lists of up to `train_together` that share the batches they read.
+
+    An SAE and its base are in different lists, and no two lists wait for each other.
+    """
+    shared = {}
+    for paper in CFG.papers:
+        for grid in CFG.paper(paper).grids.values():
+            for point, seed in product(CFG.points(grid), CFG.seeds):
+                tilt = CFG.variants[point.variant].tilt
+                by_document = tilt is not None and tilt.over == "sequence"
+                cache = (point.subject, point.site, point.corpus)
+                key = (*cache, seed, by_document, bases_below(point.variant))
+                sae = SimpleNamespace(**plain(point), path=point.path, seed=str(seed))
+                shared.setdefault(key, {})[point.path] = sae
+    for saes in shared.values():
+        listed = list(saes.values())
+        for start in range(0, len(listed), CFG.train_together):
+            yield listed[start : start + CFG.train_together]
+
+
+def set_as_train_sae(rule, saes):
+    """Give a rule for several SAEs what is set for `train_sae`, here, in a profile or by option.
+
+    But as often its memory as there are SAEs.
+    """
+    resources = workflow.get_rule(rule).resources
+    for name, one in workflow.get_rule("train_sae").resources.items():
+        memory = name.startswith("mem") and not one.is_evaluable()
+        resources[name] = len(saes) * one.value if memory else one
+    workflow.ruleorder(rule, "train_sae")
+
+
 def timing_of(wildcards):
     return CFG.paper(wildcards.paper).timings[wildcards.name]
 

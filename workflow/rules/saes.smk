@@ -1,4 +1,4 @@
-# Activations -> SAEs, one job each; and their training times side by side.
+# Activations -> SAEs, one job each or several in one; and their training times side by side.
 
 
 rule train_sae:
@@ -6,7 +6,8 @@ rule train_sae:
         activations=manifest(P.activations("{subject}", "{corpus}", "train")),
         base=base_inputs,
     output:
-        manifest(P.sae(POINT, "{seed}")),
+        # Not removed beforehand: the job leaves alone an SAE that is finished already.
+        update(manifest(P.sae(POINT, "{seed}"))),
     log:
         P.log("train_sae", f"{POINT}-seed{{seed}}"),
     benchmark:
@@ -18,7 +19,8 @@ rule train_sae:
         mem_mb=1500,
         runtime=720,
         gpu=0,
-        # A resource and no parameter: how often a state is saved changes no result.
+        # Resources and no parameters: they change no result, but for rounding.
+        processes=1,
         checkpoint_seconds=round(60 * CFG.training.checkpoint_minutes),
     params:
         settings=sae_settings,
@@ -26,6 +28,38 @@ rule train_sae:
         code=fingerprint("saeflow.sae.trainer"),
     script:
         "../scripts/train_sae.py"
+
+
+if CFG.train_together > 1:
+    for number, saes in enumerate(sae_groups()):
+
+        rule:
+            name:
+                f"train_saes_{number}"
+            input:
+                activations=manifest(
+                    P.activations(saes[0].subject, saes[0].corpus, "train")
+                ),
+                base=[path for sae in saes for path in base_inputs(sae)],
+            output:
+                [update(manifest(P.sae(sae.path, sae.seed))) for sae in saes],
+            log:
+                P.log("train_saes", str(number)),
+            benchmark:
+                P.benchmark("train_saes", str(number))
+            conda:
+                "../../envs/cpu.yaml"
+            threads: 1
+            params:
+                site=saes[0].site,
+                settings=[sae_settings(sae) for sae in saes],
+                base=[base_path(sae) for sae in saes],
+                code=fingerprint("saeflow.sae.trainer"),
+            script:
+                "../scripts/train_sae.py"
+
+        # The rule for any one SAE remains, for those of no grid.
+        set_as_train_sae(f"train_saes_{number}", saes)
 
 
 rule time_variants:

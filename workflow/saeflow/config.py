@@ -135,6 +135,8 @@ class Config(Settings):
     """Root of your own and downloaded data; the globs of corpora cannot leave it."""
     results: Annotated[str, Field(pattern=r"^[^\s{}]+$")] = "results"
     """Folder of everything that is generated, absolute or relative to where Snakemake runs."""
+    train_together: PositiveInt = 1
+    """SAEs that one job trains from one read of their cache; any number gives the same weights."""
     corpora: dict[Name, Corpus]
     subjects: dict[Name, SubjectSettings]
     activations: ActivationSettings

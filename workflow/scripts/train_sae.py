@@ -1,19 +1,29 @@
 from saeflow.job import job
 
-with job(snakemake.log[0], snakemake.threads):
+processes = snakemake.resources.processes
+with job(snakemake.log[0], max(1, snakemake.threads // processes)):
     from pathlib import Path
 
-    from saeflow.sae.settings import SAESettings
-    from saeflow.sae.trainer import train_sae
+    from saeflow.sae.launch import train
 
-    settings = dict(snakemake.params.settings)
+    # One SAE by its wildcards, or a list of them.
+    several = isinstance(snakemake.params.settings, list)
+    settings = snakemake.params.settings if several else [snakemake.params.settings]
+    bases = snakemake.params.base if several else [snakemake.params.base]
     minutes = snakemake.resources.checkpoint_seconds / 60
-    settings["training"] = {**settings["training"], "checkpoint_minutes": minutes}
-    train_sae(
-        SAESettings.model_validate(settings),
-        Path(snakemake.input.activations).parent,
-        snakemake.wildcards.site,
-        Path(snakemake.output[0]).parent,
-        base=snakemake.params.base,
-        device="cuda" if snakemake.resources.gpu else "cpu",
+    train(
+        {
+            "wanted": [
+                {
+                    "settings": {**s, "training": {**s["training"], "checkpoint_minutes": minutes}},
+                    "out": str(Path(manifest).parent),
+                    "base": base,
+                }
+                for s, base, manifest in zip(settings, bases, snakemake.output, strict=True)
+            ],
+            "activations": str(Path(snakemake.input.activations).parent),
+            "site": snakemake.params.site if several else snakemake.wildcards.site,
+            "device": "cuda" if snakemake.resources.gpu else "cpu",
+        },
+        processes,
     )

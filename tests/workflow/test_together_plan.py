@@ -1,0 +1,78 @@
+"""What `train_together` plans: the same SAEs in fewer jobs. No job runs here."""
+
+import re
+
+import yaml
+
+
+def groups(project, *arguments):
+    """Output folders of each job that trains SAEs together, and the text of the plan."""
+    result = project.snakemake("-n", *arguments)
+    text = result.stdout + result.stderr
+    assert result.returncode == 0, text
+    jobs = re.findall(r"^rule train_saes_\d+:\n.*\n    output: (.*)$", text, re.M)
+    return [job.replace(" (update)", "").split(", ") for job in jobs], text
+
+
+def configured(tmp_path, **changes):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"train_together": 3, **changes}))
+    return ("--configfile", str(path))
+
+
+def test_jobs_hold_all_saes_once_and_one_seed_each(fresh, tmp_path):
+    jobs, _ = groups(fresh, *configured(tmp_path))
+    listed = [sae for job in jobs for sae in job]
+    alone = {path for path in fresh.planned_outputs() if "/saes/" in path}
+    assert len(listed) == len(set(listed)) and {*listed} == {p.split()[0] for p in alone}
+    # Eight SAEs of each of two seeds, which differ in the order of their batches.
+    assert sorted(len(job) for job in jobs) == [2, 2, 3, 3, 3, 3]
+    assert all(len({sae.split("/")[-2] for sae in job}) == 1 for job in jobs)
+
+
+def test_a_single_figure_plans_only_the_jobs_that_it_needs(fresh, tmp_path):
+    figure = "results/smoke/figures/ortsae/fig1.svg"  # three of the four variants
+    options = configured(tmp_path, train_together=2)
+    assert (len(groups(fresh, *options)[0]), len(groups(fresh, figure, *options)[0])) == (8, 6)
+
+
+def test_what_is_set_for_one_sae_holds_for_jobs_of_several(fresh, tmp_path):
+    options = ["train_sae:gpu=1", "train_sae:processes=2", "train_sae:mem_mb=1000"]
+    _, text = groups(
+        fresh,
+        *configured(tmp_path),
+        "--set-threads",
+        "train_sae=2",
+        "--set-resources",
+        *options,
+    )
+    first = text[text.index("rule train_saes_0:") :].split("\n\n")[0]
+    assert "threads: 2" in first
+    for resource in ("gpu=1", "processes=2", "mem_mb=3000", "runtime=720"):
+        assert resource in first
+
+
+def test_a_residual_sae_is_not_trained_with_its_base(fresh, tmp_path):
+    base = {"source": "trained", "variant": "topk", "corpus": "docs", "d_sae": 256, "l0": 4}
+    variants = ["relu", "batchtopk", "matryoshka", "ortsae", "topk", "residual"]
+    jobs, _ = groups(
+        fresh,
+        *configured(
+            tmp_path,
+            variants={"residual": {"activation": "batchtopk", "error_of": base}},
+            ortsae={"grids": {"main": {"variants": variants}}},
+        ),
+    )
+    assert sum("residual" in sae for job in jobs for sae in job) == 4
+    assert not [job for job in jobs if len({"residual" in sae for sae in job}) > 1]
+
+
+def test_snakemakes_own_lint_passes(fresh):
+    result = fresh.snakemake("--lint", "--config", "scale=smoke", "train_together=3")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_wrong_number_is_refused(fresh):
+    result = fresh.snakemake("-n", "--config", "scale=smoke", "train_together=0")
+    assert result.returncode != 0
+    assert "train_together: Input should be greater than 0" in result.stdout + result.stderr
