@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saeflow.sae import sparse
+from saeflow.sae import crossover, sparse
 from saeflow.sae.sparse import Pairs, bag_dots, bag_sums, decode_pairs, encode_pairs
 
 B, D, F = 50, 12, 70
@@ -23,9 +23,8 @@ def some_pairs(share: float, seed: int = 0) -> tuple[Pairs, Tensor]:
 
 def on_both_paths(monkeypatch, compute) -> list[Tensor]:
     results = []
-    for share in (-1.0, 2.0):
-        monkeypatch.setattr(sparse, "_DENSE_SUMS", share)
-        monkeypatch.setattr(sparse, "_DENSE_DOTS", share)
+    for way in (crossover.ALWAYS_DENSE, crossover.ALWAYS_PAIRS):
+        monkeypatch.setattr(crossover, "CPU", way)
         results.append(compute())
     return results
 
@@ -138,3 +137,20 @@ def test_pairs_sort_by_latent_stably():
     assert pairs.rows_by_latent.tolist() == [2, 0, 1, 0, 2]
     assert offsets.tolist() == [0, 1, 3, 3, 5]
     assert pairs.row_offsets.tolist() == [0, 2, 3, 5]
+
+
+def test_a_device_without_constants_is_measured_once(monkeypatch):
+    crossover.measured.cache_clear()
+    timed = []
+    original = crossover._seconds
+    monkeypatch.setattr(
+        crossover, "_seconds", lambda work, way, on: timed.append(way) or original(work, way, on)
+    )
+    cpu = torch.device("cpu")
+    found = crossover.measured(cpu, 256, 16)
+    assert 0 < found.sums and 0 < found.dots
+    assert crossover.measured(cpu, 256, 16) is found and len(timed) == 4
+    assert crossover.shares(cpu, 256, 16) is crossover.CPU
+    monkeypatch.setattr(crossover, "measured", lambda device, columns, d: (device, columns, d))
+    other = torch.device("cuda", 0)
+    assert crossover.shares(other, 256, 16) == (other, 256, 16)

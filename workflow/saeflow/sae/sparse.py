@@ -20,15 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from saeflow.sae.crossover import Shares, shares
 from saeflow.sae.products import Packed
 
-_DENSE_SUMS = 0.25
-"""Share of active entries from which blocks with zeros beat bags. Measured on an AMD EPYC, where
-they draw at 0.25 to 0.3 for sums at d = 512 and at 0.2 at d = 2,304."""
-_DENSE_DOTS = 0.05
-"""The same for dot products: 0.04 at d = 512 and 2,304, 0.12 at d = 192."""
 _BLOCK_ENTRIES = 1 << 20
 _BLOCK_ROWS = 64
+_CUDA_ENTRIES = 1 << 28
 
 with warnings.catch_warnings():  # torch says once a process that sparse tensors are in beta
     warnings.simplefilter("ignore")
@@ -155,12 +152,20 @@ def decode_pairs(
     return flat.view(batch, groups, W_dec.shape[1])
 
 
-def bag_sums(columns_p: Tensor, weights_p: Tensor, offsets_g: Tensor, rows_cd: Tensor) -> Tensor:
+def bag_sums(
+    columns_p: Tensor,
+    weights_p: Tensor,
+    offsets_g: Tensor,
+    rows_cd: Tensor,
+    dense_from: Shares | None = None,
+) -> Tensor:
     """Return for each bag of pairs the weighted sum of rows (bags, d).
 
-    Bag g begins at pair `offsets_g[g]`; pair p adds `weights_p[p] * rows_cd[columns_p[p]]`.
+    Bag g begins at pair `offsets_g[g]`; pair p adds `weights_p[p] * rows_cd[columns_p[p]]`. From a
+    share of active entries on (`crossover.shares`, or `dense_from`), in blocks with zeros.
     """
-    if not _dense(columns_p, offsets_g, rows_cd, _DENSE_SUMS):
+    dense_from = dense_from or shares(rows_cd.device, *rows_cd.shape)
+    if _active(columns_p, offsets_g, rows_cd) <= dense_from.sums:
         return embedding_bag(
             columns_p, rows_cd, offsets_g, mode="sum", per_sample_weights=weights_p
         )
@@ -176,10 +181,16 @@ def bag_sums(columns_p: Tensor, weights_p: Tensor, offsets_g: Tensor, rows_cd: T
 
 
 def bag_dots(
-    columns_p: Tensor, bags_p: Tensor, offsets_g: Tensor, rows_cd: Tensor, bags_gd: Tensor
+    columns_p: Tensor,
+    bags_p: Tensor,
+    offsets_g: Tensor,
+    rows_cd: Tensor,
+    bags_gd: Tensor,
+    dense_from: Shares | None = None,
 ) -> Tensor:
     """Return (pairs,): the dot product of each pair's row and its bag's entry of `bags_gd`."""
-    if not _dense(columns_p, offsets_g, rows_cd, _DENSE_DOTS):
+    dense_from = dense_from or shares(rows_cd.device, *rows_cd.shape)
+    if _active(columns_p, offsets_g, rows_cd) <= dense_from.dots:
         return pair_dots(columns_p, bags_p, offsets_g, rows_cd, bags_gd)
     block = _block_rows(rows_cd)
     product = Packed(rows_cd, None, block)
@@ -208,12 +219,13 @@ def pair_dots(
     return torch.sparse.sampled_addmm(pattern, bags_gd, rows_cd.t(), beta=0.0).values()
 
 
-def _dense(columns_p: Tensor, offsets_g: Tensor, rows_cd: Tensor, share: float) -> bool:
-    return len(columns_p) > share * len(offsets_g) * len(rows_cd)
+def _active(columns_p: Tensor, offsets_g: Tensor, rows_cd: Tensor) -> float:
+    return len(columns_p) / max(1, len(offsets_g) * len(rows_cd))
 
 
 def _block_rows(rows_cd: Tensor) -> int:
-    return max(_BLOCK_ROWS, _BLOCK_ENTRIES // len(rows_cd))
+    entries = _CUDA_ENTRIES if rows_cd.is_cuda else _BLOCK_ENTRIES
+    return max(_BLOCK_ROWS, entries // len(rows_cd))
 
 
 def _blocks(
