@@ -98,12 +98,15 @@ def test_a_frozen_decoder_gets_no_gradient_and_activations_do():
     assert W_dec.grad is None
 
 
-def test_the_path_depends_on_counts_alone():
-    def is_dense(pairs: int, bags: int, columns: int) -> bool:
-        zeros = torch.zeros(pairs, dtype=torch.int64)
-        return sparse._dense(zeros, zeros.new_zeros(bags), torch.zeros(columns, 1), 0.25)
+def test_the_path_on_a_cpu_depends_on_counts_alone(monkeypatch):
+    def blocks_for(pairs: int) -> int:
+        taken = []
+        monkeypatch.setattr(sparse, "_blocks", lambda *of: taken.append(of) or iter(()))
+        columns_p, offsets_g = torch.arange(pairs) % 10, torch.zeros(10, dtype=torch.int64)
+        bag_sums(columns_p, torch.ones(pairs), offsets_g, torch.zeros(10, 1))
+        return len(taken)
 
-    assert is_dense(26, 10, 10) and not is_dense(25, 10, 10)
+    assert (blocks_for(26), blocks_for(25)) == (1, 0)
 
 
 def test_one_and_two_threads_give_the_same_bits_on_both_paths(monkeypatch):
@@ -148,7 +151,7 @@ def test_a_device_without_constants_is_measured_once(monkeypatch):
     )
     cpu = torch.device("cpu")
     found = crossover.measured(cpu, 256, 16)
-    assert 0 < found.sums and 0 < found.dots
+    assert found.sums > 0 and found.dots > 0
     assert crossover.measured(cpu, 256, 16) is found and len(timed) == 4
     assert crossover.shares(cpu, 256, 16) is crossover.CPU
     monkeypatch.setattr(crossover, "measured", lambda device, columns, d: (device, columns, d))
