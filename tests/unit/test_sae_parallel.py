@@ -98,7 +98,7 @@ TRAINED = {
     "sequences": Variant(activation="batchtopk", tilt=Tilt(t=5.0, over="sequence")),
     "scheduled": Variant(activation="relu", l1=L1(match_l0=False), auxk=AuxK()),
 }
-STEPS = 10
+STEPS = 6
 
 
 def steps(ranks: Ranks, name: str) -> dict[str, Any]:
@@ -152,34 +152,43 @@ def test_two_ranks_train_as_one_process(trained, name):
     assert first["threshold"] == pytest.approx(alone["threshold"], rel=1e-3)
 
 
-def select(ranks: Ranks, pre_bf: Tensor) -> list[Tensor]:
-    selection = SelectSharedBatchTopK(2, ranks)
-    own = ranks.share(pre_bf)
-    found = []
-    for scale in (1.0, 0.1, 1.0):  # the bound is too high for the second batch
-        pairs, values = selection(lambda scale=scale: iter([(0, scale * own)]), tuple(own.shape))
-        found.append(torch.stack([pairs.rows_p + ranks.rank * len(own), pairs.latents_p]))
-        found.append(values)
+SCALES = (1.0, 0.1, 1.0)
+"""Of the second batch all is below the bound that the first one left."""
+
+
+def select(ranks: Ranks, batches: dict[str, Tensor]) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    """Return places and values that BatchTopK selects of each kind of batch, times `SCALES`."""
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for kind, pre_bf in batches.items():
+        selection = SelectSharedBatchTopK(2, ranks) if ranks.size > 1 else SelectBatchTopK(2)
+        own_bf = ranks.share(pre_bf)
+        for scale in SCALES:
+            pairs, values = selection(
+                lambda own_bf=scale * own_bf: iter([(0, own_bf)]), tuple(own_bf.shape)
+            )
+            places = torch.stack([pairs.rows_p + ranks.rank * len(own_bf), pairs.latents_p])
+            found.setdefault(kind, []).append((places, values))
     return found
 
 
-@pytest.mark.parametrize("kind", ["random", "tied", "one sided", "too few"])
-def test_the_cut_of_a_shared_batch_is_exact(tmp_path, kind):
-    generator = torch.Generator().manual_seed(0)
-    pre_bf = torch.randn(8, 64, generator=generator)
-    if kind == "tied":
-        pre_bf = pre_bf.round()
-    elif kind == "one sided":
-        pre_bf[:4] -= 10
-    elif kind == "too few":
-        pre_bf -= 2.3
-    by_rank = on_two(tmp_path, select, pre_bf)
-    exact = SelectBatchTopK(2)
-    for i, scale in enumerate((1.0, 0.1, 1.0)):
-        pairs, values = exact(lambda scale=scale: iter([(0, scale * pre_bf)]), (8, 64))
-        expected = torch.stack([pairs.rows_p, pairs.latents_p])
-        assert torch.equal(torch.cat([rank[2 * i] for rank in by_rank], dim=1), expected)
-        assert torch.equal(torch.cat([rank[2 * i + 1] for rank in by_rank]), values)
+def test_the_cut_of_a_shared_batch_is_exact(tmp_path):
+    drawn_bf = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    lower_b1 = torch.tensor([10.0] * 4 + [0.0] * 4)[:, None]
+    peaked_bf = drawn_bf.clone()
+    peaked_bf[:4] *= 0.1
+    peaked_bf[7, :8] = 100
+    batches = {
+        "peaked on one rank": peaked_bf,
+        "random": drawn_bf,
+        "tied": drawn_bf.round(),
+        "on one rank only": drawn_bf - lower_b1,
+        "too few": drawn_bf - 2.3,
+    }
+    first, second = on_two(tmp_path, select, batches)
+    for kind, expected in select(ALONE, batches).items():
+        for mine, other, (places, values) in zip(first[kind], second[kind], expected, strict=True):
+            assert torch.equal(torch.cat([mine[0], other[0]], dim=1), places)
+            assert torch.equal(torch.cat([mine[1], other[1]]), values)
 
 
 def test_a_batch_that_the_ranks_do_not_divide_is_refused():
@@ -196,8 +205,8 @@ def cache(tmp_path_factory) -> Path:
     return planted_cache(tmp_path_factory.mktemp("cache"), planted(1000)[0])
 
 
-def short(steps: int = 20, **training: Any) -> SAESettings:
-    return settings("batchtopk", tokens=steps * 64, dead_after_tokens=640, **training)
+def short(steps: int = 20, name: str = "batchtopk", **training: Any) -> SAESettings:
+    return settings(name, tokens=steps * 64, dead_after_tokens=640, **training)
 
 
 def train(ranks: Ranks, config: dict[str, Any], cache: Path, out: Path) -> None:
@@ -231,7 +240,7 @@ def test_a_shared_training_leaves_what_one_process_leaves(tmp_path, cache):
 
 
 def test_sigterm_to_one_rank_stops_all_and_the_rest_is_bit_equal(tmp_path, cache):
-    config, out = short(100, checkpoint_minutes=1e-6), tmp_path / "stopped"
+    config, out = short(60, "topk", checkpoint_minutes=1e-6), tmp_path / "stopped"
     processes = start(tmp_path / "first", train, config.model_dump(), cache, out)
     wait_for(out / "trainer" / "state.safetensors", processes)
     processes[1].terminate()
