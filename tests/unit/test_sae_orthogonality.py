@@ -145,6 +145,21 @@ def test_float32_finds_the_nearest_up_to_rounding(d):
     assert (cosine - chosen).abs().max() < 1e-6
 
 
+def test_a_processor_without_bfloat16_in_onednn_finds_the_nearest_too(monkeypatch):
+    W, chunks = drawn(1301, 64, dtype=torch.float32), [torch.arange(1301)]
+    expected, _ = cosines_of(W, chunks, nearest_others(W, chunks)[0])
+    original = torch.ops.mkldnn._linear_pointwise
+
+    def raising(a, *others):
+        assert a.dtype != torch.bfloat16, "oneDNN raises here for bfloat16"
+        return original(a, *others)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", raising)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    _, chosen = cosines_of(W, chunks, nearest_others(W, chunks, "bfloat16")[0])
+    assert (expected - chosen).max() < 0.012
+
+
 @pytest.mark.parametrize("spread", [1.0, 0.05, 1e-3])
 def test_bfloat16_finds_one_nearest_up_to_its_rounding(spread):
     """The smaller the spread, the more alike all rows are and the less bfloat16 tells apart."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from saeflow.sae import preactivations
 from saeflow.sae import selection as af
 from saeflow.sae.activation_functions import JumpReLU, TopK
 from saeflow.sae.preactivations import Chunks, Preactivations, chunk_rows
+from saeflow.sae.products import Packed, has_onednn
 from saeflow.sae.sparse import Pairs
 
 
@@ -200,6 +203,52 @@ def test_a_tokens_preactivations_depend_on_neither_neighbours_nor_threads():
         torch.set_num_threads(before)
     assert torch.equal(results[0], results[2]) and torch.equal(results[1], results[3])
     assert torch.equal(results[0][7:], results[1])
+
+
+def without_bfloat16(monkeypatch) -> None:
+    """As on x86 processors with AVX2 alone, where oneDNN raises for bfloat16."""
+    original = torch.ops.mkldnn._linear_pointwise
+
+    def raising(x, *others):
+        if x.dtype == torch.bfloat16:
+            raise RuntimeError("could not create a primitive descriptor for a matmul primitive")
+        return original(x, *others)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", raising)
+
+
+def without_operations(monkeypatch) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+
+
+def remove(monkeypatch, missing) -> None:
+    missing(monkeypatch)
+    assert not has_onednn(torch.zeros(1, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("missing", [without_bfloat16, without_operations])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torch_multiplies_where_onednn_cannot(missing, dtype, monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    x_bd, W_enc, b_enc = (torch.randn(*s, generator=draw) for s in ((10, 64), (64, 90), (90,)))
+    expected = x_bd @ W_enc + b_enc
+    remove(monkeypatch, missing)
+    product = Preactivations(x_bd, W_enc, b_enc)
+    parts = product() if dtype == torch.float32 else product.rounded()
+    found = torch.cat([p.clone() for _, p in parts])
+    tolerance = 1e-5 if dtype == torch.float32 else 0.3
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=tolerance)
+    unbiased = Packed(W_enc.t().to(dtype), None, 10)(x_bd.to(dtype)).float()
+    torch.testing.assert_close(unbiased, expected - b_enc, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("missing", [without_bfloat16, without_operations])
+def test_a_rounded_bias_is_known_where_torch_multiplies(missing, monkeypatch):
+    remove(monkeypatch, missing)
+    b_enc = torch.tensor([1.0, 1 + 2**-9, -3.0])
+    assert Preactivations(torch.zeros(2, 4), torch.zeros(4, 3), b_enc).bias_error == 2**-9
 
 
 def test_chunks_fit_a_cache_but_never_starve_the_product():

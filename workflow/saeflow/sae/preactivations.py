@@ -7,7 +7,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from saeflow.sae.products import Packed, has_onednn
+from saeflow.sae.products import Packed
 from saeflow.sae.sparse import bag_offsets, pair_dots
 
 _CHUNK_ENTRIES = 1 << 20
@@ -54,7 +54,7 @@ class Preactivations:
     @cached_property
     def bias_error(self) -> float:
         """The largest error that rounding the bias adds to a rounded pass."""
-        if has_onednn(self.W_fd):
+        if self._rounded_product.packed:
             return 0.0
         return (self.b_enc - self.b_enc.bfloat16()).abs().max().item()
 
