@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +22,8 @@ from saeflow.sae import settings as config
 from saeflow.sae.model import SAE
 from saeflow.sae.products import has_onednn
 from saeflow.sae.seeding import generator
+from saeflow.sae.settings import Precision
 from saeflow.sae.step import LossTerm, Step
-
-Precision = Literal["float32", "bfloat16"]
 
 _STRIP = 256
 """Rows of a strip, a multiple of _GROUP."""
