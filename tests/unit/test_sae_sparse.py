@@ -157,3 +157,14 @@ def test_a_device_without_constants_is_measured_once(monkeypatch):
     monkeypatch.setattr(crossover, "measured", lambda device, columns, d: (device, columns, d))
     other = torch.device("cuda", 0)
     assert crossover.shares(other, 256, 16) == (other, 256, 16)
+
+
+def test_changing_numbers_of_columns_are_measured_a_few_times(monkeypatch):
+    asked = set()
+    monkeypatch.setattr(
+        crossover, "measured", lambda _, columns, d: asked.add(columns) or crossover.CPU
+    )
+    for columns in range(1, 5000):
+        crossover.shares(torch.device("cuda"), columns, 8)
+        assert columns <= min(n for n in asked if n >= columns) < 2 * columns
+    assert asked == {2**power for power in range(14)}

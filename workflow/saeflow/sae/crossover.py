@@ -29,8 +29,14 @@ ALWAYS_PAIRS, ALWAYS_DENSE = Shares(1.0, 1.0), Shares(-1.0, -1.0)
 
 
 def shares(device: torch.device, columns: int, d: int) -> Shares:
-    """Return the shares for `columns` rows of width `d` on a device; on CUDA they are measured."""
-    return CPU if device.type == "cpu" else measured(device, columns, d)
+    """Return the shares for `columns` rows of width `d` on a device; on CUDA they are measured.
+
+    For the next power of two of `columns`, on which they hardly depend: the latents that AuxK works
+    with are another number at nearly every step, and each measured number would hold a step up.
+    """
+    if device.type == "cpu":
+        return CPU
+    return measured(device, 1 << max(0, columns - 1).bit_length(), d)
 
 
 @cache
