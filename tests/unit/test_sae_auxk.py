@@ -97,6 +97,20 @@ def test_silent_dead_latents_leave_the_whole_error(normalise):
     torch.testing.assert_close(loss_b, error_bd.square().sum(1) / scale)
 
 
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_tokens_that_err_alike_do_not_blow_the_loss_up(tokens):
+    """Silent latents leave the whole error, here a thousand times the least divisor."""
+    sae = random_sae()
+    with torch.no_grad():
+        sae.b_enc.fill_(-1e6)
+    step, _ = step_of(sae, torch.ones(F, dtype=torch.bool))
+    for name in ("target_bd", "input_bd"):
+        object.__setattr__(step, name, getattr(step, name)[:1].repeat(tokens, 1))
+    object.__setattr__(step, "prefixes_bd", (step.prefixes_bd[0][:1].repeat(tokens, 1),))
+    loss_b = AuxKLoss(AuxK(), D)(sae, step)
+    torch.testing.assert_close(loss_b, torch.full((tokens,), 1000.0).double())
+
+
 def test_a_perfect_reconstruction_leaves_a_finite_loss():
     sae = random_sae()
     step, x_bd = step_of(sae, torch.ones(F, dtype=torch.bool))

@@ -10,8 +10,10 @@ from saeflow.sae.model import SAE
 from saeflow.sae.preactivations import Preactivations
 from saeflow.sae.selection import SelectTopK
 from saeflow.sae.sparse import decode_pairs, encode_pairs
-from saeflow.sae.step import LossTerm, Step
+from saeflow.sae.step import LossTerm, Step, total
 
+_LEAST_SHARE = 1e-3
+"""Of the error's mean square, the least that counts as its variance."""
 _LEAST_VARIANCE = 1e-12
 
 
@@ -20,8 +22,10 @@ class AuxKLoss(LossTerm):
 
     The target is detached; gradient reaches the dead latents' encoder and decoder. With `normalise`
     the squared error is divided by the error's variance over the batch, both summed over
-    dimensions, so that the term keeps its size while the reconstruction improves. Without, it is
-    the mean square over dimensions (the code of Bussmann et al. 2024). Zero where none is dead.
+    dimensions, so that the term keeps its size while the reconstruction improves. Where tokens err
+    alike, and so hardly vary, the divisor is a thousandth of the error's mean square instead.
+    Without, it is the mean square over dimensions (the code of Bussmann et al. 2024). Zero where
+    none is dead.
     """
 
     name = "auxk"
@@ -39,7 +43,9 @@ class AuxKLoss(LossTerm):
         squares_b = (self._rebuilt(sae, step, dead) - error_bd).square().sum(1)
         if not self.settings.normalise:
             return squares_b / error_bd.shape[1]
-        return squares_b / step.variance(error_bd).clamp_min(_LEAST_VARIANCE)
+        mean_square = step.ranks.mean(total(error_bd.square()) / step.batch)
+        variance = step.variance(error_bd).maximum(_LEAST_SHARE * mean_square)
+        return squares_b / variance.clamp_min(_LEAST_VARIANCE)
 
     def _rebuilt(self, sae: SAE, step: Step, dead: Tensor) -> Tensor:
         """Return what the dictionary of the dead latents alone makes of the error (batch, d_in)."""
