@@ -6,6 +6,7 @@ A step with all products dense has five of size 2 x batch x d_in x d_sae (encode
 activations' gradient, both weights'). Only the first has to be dense, as a few latents of a token
 are active. So two shares of the bf16 peak are printed: of that one product, which says how near an
 ideal step is, and of all five, which compares with a dense trainer. Activations wait on the device.
+The file is written after each row, and a configuration that fails leaves a row that says so.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,39 @@ def train(
     return batch / seconds, torch.cuda.max_memory_allocated() / 2**30
 
 
+def rows(shapes: list[tuple[int, int, int]], bf16: float, batch: int, steps: int) -> Iterator[str]:
+    """Yield a row of the table for each configuration; `bf16` is the peak in TFLOP/s."""
+    for shape in shapes:
+        for label, variant in VARIANTS.items():
+            for selection in ("float32", "bfloat16"):
+                size = ", ".join(f"{n:,}" for n in shape)
+                failure = None
+                try:
+                    tokens, gib = train(variant, shape, selection, batch, steps)
+                except Exception as error:  # whatever it is, the other rows are still of use
+                    failure = f"{type(error).__name__}: {error}".split("\n")[0].replace("|", "/")
+                if failure:
+                    torch.cuda.empty_cache()  # here, as the exception's frames hold tensors
+                    yield f"| {label} | {size} | {selection} | failed, {failure} | | | |"
+                    continue
+                share = tokens * 2 * shape[0] * shape[1] / (bf16 * 1e12)
+                yield (
+                    f"| {label} | {size} | {selection} | {tokens:,.0f} | {share:.1%} "
+                    f"| {PRODUCTS * share:.1%} | {gib:.1f} |"
+                )
+
+
+def write(lines: Iterable[str], path: Path | None) -> None:
+    """Print each line as it comes and, where a path is given, write it there at once."""
+    if path:
+        path.write_text("")
+    for line in lines:
+        print(line, flush=True)
+        if path:
+            with path.open("a") as file:
+                file.write(line + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", choices=SHAPES)
@@ -107,7 +142,7 @@ def main() -> None:
     bf16 = product_peak(torch.bfloat16)
     peaks = f"bf16 {bf16:.0f}, tf32 {product_peak(torch.float32, tf32=True):.0f}, "
     peaks += f"fp32 {product_peak(torch.float32):.0f} TFLOP/s"
-    lines = [
+    header = [
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {date.today().isoformat()}.",
         f"Matrix-product peak measured: {peaks}. Batch {args.batch:,}.",
         "",
@@ -115,21 +150,8 @@ def main() -> None:
         "| of the bf16 peak, five products | peak GiB |",
         "|---|---|---|---:|---:|---:|---:|",
     ]
-    print("\n".join(lines), flush=True)
-    for name, shape in SHAPES.items():
-        for label, variant in VARIANTS.items():
-            for selection in ("float32", "bfloat16"):
-                if args.only in (None, name):
-                    tokens, gib = train(variant, shape, selection, args.batch, args.steps)
-                    share = tokens * 2 * shape[0] * shape[1] / (bf16 * 1e12)
-                    size = ", ".join(f"{n:,}" for n in shape)
-                    lines.append(
-                        f"| {label} | {size} | {selection} | {tokens:,.0f} | {share:.1%} "
-                        f"| {PRODUCTS * share:.1%} | {gib:.1f} |"
-                    )
-                    print(lines[-1], flush=True)
-    if args.out:
-        args.out.write_text("\n".join([*lines, ""]))
+    shapes = [shape for name, shape in SHAPES.items() if args.only in (None, name)]
+    write(chain(header, rows(shapes, bf16, args.batch, args.steps)), args.out)
 
 
 if __name__ == "__main__":
