@@ -1,4 +1,4 @@
-"""The table of the GPU benchmark: rows outlive a configuration that fails, and the program's end."""
+"""The table of the GPU benchmark: a row outlives a configuration that fails, and an abort."""
 
 from __future__ import annotations
 

@@ -45,6 +45,10 @@ def case(kind: str, d: int, d_sae: int, batch: int = 64, seed: int = 0) -> Preac
     W_fd = normalize(torch.randn(d_sae, d, generator=draw), dim=1)
     if kind == "near_equal_latents":
         W_fd[1::2] = W_fd[::2] + 1e-5 * W_fd[1::2]
+    if kind == "unequal_latents":
+        W_fd *= torch.logspace(0, 2, d_sae)[torch.randperm(d_sae, generator=draw), None]
+    if kind == "few_large_latents":
+        W_fd[:32] *= 30
     b_enc = 0.1 * torch.randn(d_sae, generator=draw)
     if kind == "large_biases":
         b_enc *= 1000
@@ -59,7 +63,8 @@ def assert_alike(product: Preactivations, propose, exact) -> None:
     assert torch.equal(flat, flat.sort().values) and (values_p > 0).all()
     got, expected = acts(pairs, values_p), acts(*exact(product, shape))
     assert (got > 0).sum() == (expected > 0).sum()
-    scale_b1 = product.input_bd.norm(dim=1, keepdim=True) + product.b_enc.abs().max()
+    scale_b1 = product.input_bd.norm(dim=1, keepdim=True) * product.W_fd.norm(dim=1).max()
+    scale_b1 = scale_b1 + product.b_enc.abs().max()
     both = (got > 0) & (expected > 0)
     assert ((got - expected).abs() * both <= 1e-6 * scale_b1).all()
     odd_b1 = ((got > 0) != (expected > 0)).any(1, keepdim=True)
@@ -71,7 +76,7 @@ def assert_alike(product: Preactivations, propose, exact) -> None:
 
 KINDS = [
     "gaussian", "massive", "offset", "some_massive", "unequal", "near_ties", "equal", "some_zero",
-    "near_equal_latents", "large_biases",
+    "near_equal_latents", "large_biases", "unequal_latents", "few_large_latents",
 ]  # fmt: skip
 
 
@@ -83,6 +88,46 @@ def test_bfloat16_proposes_what_float32_selects(kind, d):
     warm, exact = ProposeBatchTopK(16), SelectBatchTopK(16)
     for _ in range(2):
         assert_alike(product, warm, exact)
+
+
+def with_one_large_latent(k: int, seed: int) -> Preactivations:
+    """Of one token alone, a latent with weights of norm 100 is a little above the cut.
+
+    Its bfloat16 errors are a hundred times those of any other pair that is proposed.
+    """
+    product = case("gaussian", 512, 1024, seed=seed)
+    product.W_fd[0] *= 100
+    unit_d = product.W_fd[0] / 100
+    product.input_bd[0] += (10 - product.input_bd[0] @ unit_d) * unit_d
+    others_f = product.input_bd[0] @ product.W_fd[1:].t() + product.b_enc[1:]
+    at_cut = others_f.topk(k).values[-1] + 0.02
+    product.b_enc[0] = at_cut - (product.input_bd[0] @ product.W_fd[0])
+    return product
+
+
+def test_the_errors_of_latents_with_large_weights_are_allowed_for():
+    for seed in range(12):
+        product = with_one_large_latent(16, seed)
+        assert_alike(product, ProposeTopK(16), SelectTopK(16))
+        assert ProposeTopK(16)(product, (64, 1024))[0].latents_p[0] == 0
+
+
+def test_no_pair_is_lost_at_the_cut_where_tokens_are_selected_again():
+    """Their values are summed in another order then, and one may end just below the cut."""
+    for seed in range(30):
+        product = case("few_large_latents", 128, 1024, seed=seed)
+        _, values_p = ProposeBatchTopK(16)(product, (64, 1024))
+        assert len(values_p) == 16 * 64, seed
+
+
+def test_where_too_few_are_left_float32_selects(monkeypatch):
+    product = case("few_large_latents", 128, 1024)
+    expected = acts(*SelectBatchTopK(16)(product, (64, 1024)))
+    original = Preactivations.at
+    monkeypatch.setattr(Preactivations, "at", lambda self, *of: 1.2 * original(self, *of))
+    everything = torch.arange(64)
+    monkeypatch.setattr(proposals.Proposal, "doubtful", lambda self, cut_b: everything)
+    assert torch.equal(acts(*ProposeBatchTopK(16)(product, (64, 1024))), expected)
 
 
 @pytest.mark.parametrize("k", [1, 5, 200, 256])
