@@ -95,6 +95,10 @@ GROUPS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
 AUXK: dict[str, dict] = {"auxk": {}}
 NESTED: dict[str, dict] = {**AUXK, "matryoshka": {"fractions": GROUPS}}
 EVERY5: dict[str, dict] = {**AUXK, "orthogonality": {"every": 5, "chunk_size": 8192}}
+SEARCH: dict[str, dict] = {
+    **AUXK,
+    "orthogonality": {"every": 5, "chunk_size": 8192, "search": "bfloat16"},
+}
 
 CONTENDERS: dict[tuple[str, str], Build] = {
     ("TopK", "saeflow"): saeflow("topk", **AUXK),
@@ -115,6 +119,7 @@ CONTENDERS: dict[tuple[str, str], Build] = {
     ("Gated", "saeflow"): saeflow("gated", l1={}),
     ("OrtSAE", "saeflow without penalty"): saeflow("batchtopk", **AUXK),
     ("OrtSAE", "saeflow"): saeflow("batchtopk", **EVERY5),
+    ("OrtSAE", "saeflow, bf16 search"): saeflow("batchtopk", **SEARCH),
     ("OrtSAE", "saeflow without penalty, bf16 selection"): saeflow("batchtopk", bf16=True, **AUXK),
-    ("OrtSAE", "saeflow, bf16 selection"): saeflow("batchtopk", bf16=True, **EVERY5),
+    ("OrtSAE", "saeflow, bf16 search and selection"): saeflow("batchtopk", bf16=True, **SEARCH),
 }

@@ -58,7 +58,8 @@ FASTER: dict[tuple[str, str], dict[str, float]] = {
 LEANER = {("TopK", "saeflow"): 0.7, ("BatchTopK", "saeflow"): 0.7, ("Matryoshka", "saeflow"): 0.7}
 """Largest peak memory as a share of the family's leanest peer."""
 DEARER = {"saeflow": "saeflow without penalty"}
-DEARER["saeflow, bf16 selection"] = "saeflow without penalty, bf16 selection"
+DEARER["saeflow, bf16 search"] = "saeflow without penalty"
+DEARER["saeflow, bf16 search and selection"] = "saeflow without penalty, bf16 selection"
 DEARER_BOUND = 1.15
 """Longest step with OrtSAE's penalty, as a multiple of the step without."""
 

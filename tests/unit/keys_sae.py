@@ -49,6 +49,7 @@ RESIDUAL = variant(error_of={"source": "folder", "path": "base"})
 TILTED = variant(tilt={"t": 5.0})
 NESTED = variant(matryoshka={"fractions": [0.25, 0.75]})
 ORTHOGONAL = variant(orthogonality={"chunk_size": 16})
+WIDE = {**variant(orthogonality={"chunk_size": 1024}), "d_sae": 1024}  # no strips in small chunks
 STAGES = {
     "saes": Stage(
         SAESettings.model_validate,
@@ -122,6 +123,9 @@ STAGES = {
                 "variant.orthogonality.chunk_size", 8, "weights", ORTHOGONAL
             ),
             "Orthogonality.every": Case("variant.orthogonality.every", 5, "weights", ORTHOGONAL),
+            "Orthogonality.search": Case(
+                "variant.orthogonality.search", "bfloat16", "weights", WIDE
+            ),
             # A floor: it acts on norm products below it, and those of unit vectors are 1.
             "Orthogonality.delta": Case("variant.orthogonality.delta", 2.0, "weights", ORTHOGONAL),
         },

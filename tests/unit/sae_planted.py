@@ -36,6 +36,9 @@ VARIANTS = {
     "batchtopk": Variant(label="BatchTopK", activation="batchtopk", auxk=AuxK()),
     "jumprelu": Variant(label="JumpReLU", activation="jumprelu", l0=L0(), auxk=AuxK()),
     "gated": Variant(label="Gated", activation="gated", l1=L1(coefficient=0.03)),
+    "gated_nested": Variant(
+        activation="gated", l1=L1(coefficient=0.03), matryoshka=Matryoshka(fractions=(0.7, 0.3))
+    ),
     "matryoshka": Variant(
         label="Matryoshka", activation="batchtopk", auxk=AuxK(), matryoshka=Matryoshka()
     ),
@@ -45,7 +48,7 @@ VARIANTS = {
         auxk=AuxK(),
         orthogonality=Orthogonality(chunk_size=16, every=2),
     ),
-    "tilted": Variant(activation="topk", auxk=AuxK(normalise=False), tilt=Tilt(t=5.0, of="loss")),
+    "tilted": Variant(activation="topk", auxk=AuxK(normalise=False), tilt=Tilt(t=0.5, of="loss")),
 }
 
 

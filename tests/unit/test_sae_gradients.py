@@ -93,8 +93,9 @@ def dense_losses(sae: SAE, x_bd: Tensor, name: str, terms) -> dict[str, Tensor]:
     parts = [acts_bf[:, :e] @ sae.W_dec[:e] + sae.b_dec for e in ends]
     losses = {"reconstruction": torch.stack([(x_bd - p).square().mean() for p in parts]).mean()}
     if variant.activation == "gated":
-        rest = x_bd - pre_bf.relu() @ sae.W_dec.detach() - sae.b_dec.detach()
-        losses["gate_reconstruction"] = rest.square().mean()
+        gates_bf, frozen_fd = pre_bf.relu(), sae.W_dec.detach()
+        rests = [x_bd - gates_bf[:, :e] @ frozen_fd[:e] - sae.b_dec.detach() for e in ends]
+        losses["gate_reconstruction"] = torch.stack([r.square().mean() for r in rests]).mean()
     if variant.l1 is not None:
         norms_f = sae.W_dec.norm(dim=1) if variant.decoder_norm == "free" else 1.0
         losses["l1"] = (pre_bf.relu() * norms_f).sum(1).mean()

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as running
 from hypothesis import strategies as st
 from sae_planted import planted, settings
 from torch import Tensor
@@ -67,6 +68,7 @@ def test_a_small_tilt_is_the_mean(t):
     )
 
 
+@running(deadline=None)
 @given(
     st.lists(st.floats(0, 1e4, width=32), min_size=1, max_size=8),
     st.floats(-1e9, 1e9).filter(lambda t: abs(t) > 1e-12),
@@ -115,6 +117,15 @@ def test_a_running_normaliser_at_a_great_tilt_stays_finite():
         assert slope.sum() <= 2 + 1e-4
 
 
+@pytest.mark.parametrize("size", [0.02, 1.0])
+@pytest.mark.parametrize("t", [500.0, 1e7, 1e9])
+def test_a_first_batchs_weights_sum_to_one_in_float32(t, size):
+    loss_b = size * torch.rand(2048, generator=torch.Generator().manual_seed(0))
+    leaf = loss_b.requires_grad_()
+    Tilted(Tilt(t=t, running=0.5), steps=10)({"reconstruction": leaf}, step_at()).backward()
+    assert leaf.grad.sum().item() == pytest.approx(1, rel=1e-3)
+
+
 def test_the_tilt_rises_over_its_warmup():
     reduce = Tilted(Tilt(t=8.0, warmup=0.5), steps=8)
     for index, t in enumerate((2.0, 4.0, 6.0, 8.0, 8.0)):
@@ -129,6 +140,9 @@ def test_what_is_tilted_is_the_reconstruction_or_all_that_tokens_have():
     assert alone.item() == pytest.approx(tilted_risk(LOSSES, 3).item() + rest)
     whole = Tilted(Tilt(t=3.0, of="loss"), steps=1)(losses, step_at())
     assert whole.item() == pytest.approx(tilted_risk(LOSSES + LOSSES.flip(0), 3).item() + 7)
+    gates = {"reconstruction": LOSSES, "gate_reconstruction": LOSSES, "l1": LOSSES}
+    both = Tilted(Tilt(t=3.0), steps=1)(gates, step_at())
+    assert both.item() == pytest.approx(tilted_risk(2 * LOSSES, 3).item() + LOSSES.mean().item())
     assert Mean()(losses, step_at()).item() == pytest.approx(2 * LOSSES.mean().item() + 7)
 
 

@@ -27,13 +27,15 @@ PARTS: dict[str, dict[str, Any]] = {
     "tilt": {"tilt": {"t": 500, "of": "loss"}},
     "no bias": {"decoder_bias": False},
 }
+REFUSED = ("gated", "auxk")
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_combination_of_parts_trains(activation):
     rows, _ = planted(640)
-    for chosen in product((False, True), repeat=len(PARTS)):
-        parts = [part for part, on in zip(PARTS.values(), chosen, strict=True) if on]
+    possible = {name: part for name, part in PARTS.items() if (activation, name) != REFUSED}
+    for chosen in product((False, True), repeat=len(possible)):
+        parts = [part for part, on in zip(possible.values(), chosen, strict=True) if on]
         named = {key: value for part in parts for key, value in part.items()}
         variant = Variant(activation=activation, **ACTIVATIONS[activation], **named)
         config = settings(variant, dead_after_tokens=64)
@@ -59,6 +61,19 @@ def test_every_combination_of_parts_trains(activation):
         ({"activation": "relu", "l1": {}, "l0": {}}, "no threshold that an l0 section could"),
         ({"activation": "topk", "jumprelu": {}}, "topk does not read a jumprelu section"),
         ({"activation": "topk", "decoder_norm": "free"}, "only with decoder_norm: unit"),
+        (
+            {"activation": "relu", "l1": {}, "auxk": {}, "decoder_norm": "free"},
+            "auxk compares latents",
+        ),
+        ({"activation": "gated", "l1": {}, "auxk": {}}, "of which a gated one has two"),
+        (
+            {"activation": "relu", "l1": {}, "training": {"selection": "bfloat16"}},
+            "selection does nothing for activation relu",
+        ),
+        (
+            {"activation": "relu", "l1": {"match_l0": False, "match_gain": 3}},
+            "needs match_l0",
+        ),
         ({"decoder_bias": False, "apply_b_dec_to_input": True}, "nothing to subtract"),
         (
             {"error_of": {"source": "folder", "path": "x"}, "apply_b_dec_to_input": True},
@@ -96,3 +111,16 @@ def test_what_the_encoder_subtracts_by_default():
     assert not Variant(activation="topk", **frozen).centred
     assert not Variant(activation="topk", decoder_bias=False).centred
     assert Variant(activation="jumprelu", l0={}, apply_b_dec_to_input=True).centred
+
+
+def test_an_empty_matryoshka_group_is_refused():
+    variant = Variant(activation="topk", matryoshka={"fractions": [0.99, 0.01]})
+    training = Training(tokens=64, batch_size=64)
+    with pytest.raises(ValidationError, match=r"group of the 32 latents empty.*\[32, 32\]"):
+        SAESettings(variant=variant, training=training, d_sae=32, l0=2, seed=0)
+    SAESettings(variant=variant, training=training, d_sae=64, l0=2, seed=0)
+
+
+def test_betas_are_shares():
+    with pytest.raises(ValidationError, match="less than 1"):
+        Training(tokens=64, batch_size=64, betas=(0.9, 1.0))

@@ -53,6 +53,10 @@ class ConfigError(ValueError):
     """The configuration is wrong; the message gives file, key, value and what is allowed."""
 
 
+_ANY_WIDTH = 1 << 16
+"""A dictionary wide enough for every Matryoshka group."""
+
+
 class Point(Settings):
     """One SAE configuration of a grid; its seeds are trained apart and evaluated together."""
 
@@ -193,12 +197,25 @@ class Config(Settings):
                     f"comparison; set training.{key}"
                 )
             try:
-                self.sae(name, 1, 1, 0)
+                self.sae(name, _ANY_WIDTH, 1, 0)
             except ValidationError as error:
                 detail = error.errors()[0]
                 key = ".".join(["training", *(str(part) for part in detail["loc"])])
                 key = key if detail["loc"] else "training with error_of"
                 raise ValueError(f"variants.{name}.{key}: {detail['msg']}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _points_are_possible(self) -> Config:
+        for paper in self.papers:
+            for name, grid in self.paper(paper).grids.items():
+                for point in self.points(grid):
+                    try:
+                        self.sae(point.variant, point.d_sae, point.l0, 0)
+                    except ValidationError as error:
+                        message = error.errors()[0]["msg"]
+                        where = f"{paper}.grids.{name}.d_sae"
+                        raise ValueError(f"{where}: {point.variant}: {message}") from error
         return self
 
 

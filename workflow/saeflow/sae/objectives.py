@@ -8,6 +8,7 @@ scale at which OrtSAE's gamma = 0.25 is meaningful: its code base averages over 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
@@ -29,14 +30,11 @@ class Reconstruction(LossTerm):
     name, weight = "reconstruction", 1.0
 
     def __init__(self, nested: config.Matryoshka | None = None) -> None:
-        weights = (1.0,) if nested is None else nested.weights or (1.0,) * len(nested.fractions)
-        self.shares = [weight / sum(weights) for weight in weights]
+        self.shares = _shares(nested)
 
     def __call__(self, sae: SAE, step: Step) -> Tensor:
         """Return each token's mean square of (target - reconstruction) over all prefixes."""
-        parts = zip(self.shares, step.prefixes_bd, strict=True)
-        losses = [share * mean_square(step.target_bd - x_bd) for share, x_bd in parts if share]
-        return sum_of(losses)
+        return nested_square(step.target_bd, step.prefixes_bd, self.shares)
 
 
 class L1Penalty(LossTerm):
@@ -96,25 +94,44 @@ class L0Penalty(LossTerm):
 class GateReconstruction(LossTerm):
     """Squared error of the gates' own reconstruction by the frozen decoder.
 
-    The term that gives a gated SAE's gates their gradient (Rajamanoharan et al. 2024a, Eq. 8).
+    The term that gives a gated SAE's gates their gradient (Rajamanoharan et al. 2024a, Eq. 8);
+    a mean over the same nested prefixes as the reconstruction.
     """
 
     name, weight = "gate_reconstruction", 1.0
 
+    def __init__(self, nested: config.Matryoshka | None = None) -> None:
+        self.nested, self.shares = nested, _shares(nested)
+
     def __call__(self, sae: SAE, step: Step) -> Tensor:
         """Return each token's mean square over dimensions."""
-        x_hat_bd = decode_pairs(step.pre_p, sae.W_dec.detach(), step.pairs)[:, 0]
-        return mean_square(step.target_bd - x_hat_bd - sae.b_dec.detach())
+        group_f = None
+        if self.nested is not None:
+            group_f = matryoshka_groups(self.nested, sae.d_sae, str(step.target_bd.device))
+        frozen_fd, groups = sae.W_dec.detach(), len(self.shares)
+        parts_bgd = decode_pairs(step.pre_p, frozen_fd, step.pairs, group_f, groups)
+        prefixes_bd = nested_prefixes(parts_bgd, sae.b_dec.detach())
+        return nested_square(step.target_bd, prefixes_bd, self.shares)
 
 
-def mean_square(entries_bd: Tensor) -> Tensor:
-    """Return the mean square (batch,) over dimensions."""
-    return entries_bd.square().mean(1)
+def nested_prefixes(parts_bgd: Tensor, b_dec: Tensor) -> tuple[Tensor, ...]:
+    """Return the reconstructions (batch, d_in) by the first group, the first two, ..., all."""
+    return tuple(accumulate(parts_bgd.unbind(1), initial=b_dec))[1:]
 
 
-def sum_of(parts: list[Tensor]) -> Tensor:
-    """Return the sum of tensors of one shape."""
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+def nested_square(
+    target_bd: Tensor, prefixes_bd: Sequence[Tensor], shares: Sequence[float]
+) -> Tensor:
+    """Return each token's mean square (batch,) over dimensions, weighted over prefixes."""
+    parts = zip(shares, prefixes_bd, strict=True)
+    squares = [share * (target_bd - x_bd).square().mean(1) for share, x_bd in parts if share]
+    return squares[0] if len(squares) == 1 else torch.stack(squares).sum(0)
+
+
+def _shares(nested: config.Matryoshka | None) -> list[float]:
+    """Return the weight of each prefix; they sum to one."""
+    weights = (1.0,) if nested is None else nested.weights or (1.0,) * len(nested.fractions)
+    return [weight / sum(weights) for weight in weights]
 
 
 def by_token(values_p: Tensor, pairs: Pairs) -> Tensor:
@@ -127,10 +144,8 @@ def _risen(warmup: float, step: int, steps: int) -> float:
 
 
 def matryoshka_groups(settings: config.Matryoshka, d_sae: int, device: str = "cpu") -> Tensor:
-    """Return each latent's group, int64 (d_sae,), rising; boundaries are rounded fractions."""
-    edges = torch.tensor(settings.fractions, dtype=torch.float64).cumsum(0)
-    boundaries = (edges * d_sae).round().long()
-    boundaries[-1] = d_sae
+    """Return each latent's group, int64 (d_sae,), rising."""
+    boundaries = torch.tensor(settings.boundaries(d_sae))
     return torch.bucketize(torch.arange(d_sae), boundaries, right=True).to(device)
 
 
@@ -153,17 +168,17 @@ def run_step(
     values_p = sae.activation(pre_p, pairs, sae.b_enc)
     groups = 1 if group_f is None else int(group_f[-1]) + 1
     parts_bgd = decode_pairs(values_p, sae.W_dec, pairs, group_f, groups)
-    prefixes_bd = tuple(accumulate(parts_bgd.unbind(1), initial=sae.b_dec))[1:]
+    prefixes_bd = nested_prefixes(parts_bgd, sae.b_dec)
     parts = (target_bd, input_bd, pairs, pre_p, values_p, prefixes_bd)
     return Step(*parts, dead_f, index, sequence_b, ranks)
 
 
 def loss_terms(settings: config.SAESettings, d_in: int) -> list[LossTerm]:
     """Return the terms of a variant at one point of the grid."""
-    variant, precision = settings.variant, settings.training.selection
+    variant = settings.variant
     terms: list[LossTerm] = [Reconstruction(variant.matryoshka)]
     if variant.activation == "gated":
-        terms.append(GateReconstruction())
+        terms.append(GateReconstruction(variant.matryoshka))
     if variant.l1 is not None:
         terms.append(L1Penalty(settings, variant.l1))
     if variant.l0 is not None:
@@ -171,7 +186,6 @@ def loss_terms(settings: config.SAESettings, d_in: int) -> list[LossTerm]:
     if variant.auxk is not None:
         terms.append(AuxKLoss(variant.auxk, d_in))
     if variant.orthogonality is not None:
-        terms.append(
-            OrthogonalityPenalty(variant.orthogonality, settings.d_sae, settings.seed, precision)
-        )
+        section = variant.orthogonality
+        terms.append(OrthogonalityPenalty(section, settings.d_sae, settings.seed, section.search))
     return terms

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from saeflow.progress import say
 from saeflow.sae.gradients import clip_gradients, normalise_rows, remove_parallel
 from saeflow.sae.initial import initial_sae
 from saeflow.sae.model import SAE, standardised
@@ -79,6 +80,8 @@ class Trainer:
         self.base = None if self.base is None else self.base.to(device)
         ranks.adopt(self.sae.parameters())
         if ranks.size > 1 and isinstance(self._activation, TrainingBatchTopK):
+            if training.selection != "float32" and ranks.rank == 0:
+                say("several processes select BatchTopK's latents in float32")
             self._activation.selection = SelectSharedBatchTopK(settings.l0, ranks)
         self.parameters = {n: p for n, p in self.sae.named_parameters() if p.requires_grad}
         self.optimiser = torch.optim.Adam(
@@ -109,10 +112,9 @@ class Trainer:
         step = run_step(sae, target_bd, input_bd, selected, *now)
         loss, outcome = self._losses(step)
         if not math.isfinite(outcome.loss):
-            where = f"step {self.index}, {outcome.losses}"
-            raise NonFiniteLoss(f"loss is {outcome.loss} at {where}")
+            raise self._non_finite("loss", outcome.loss, outcome)
         loss.backward()
-        self._update()
+        self._update(outcome)
         self._count(step)
         return outcome
 
@@ -149,15 +151,19 @@ class Trainer:
         losses = dict(zip(means, measured[1:], strict=True))
         return loss, Outcome(measured[0], losses, step)
 
+    def _non_finite(self, what: str, value: float, outcome: Outcome) -> NonFiniteLoss:
+        return NonFiniteLoss(f"{what} is {value} at step {self.index}, {outcome.losses}")
+
     @torch.no_grad()
-    def _update(self) -> None:
+    def _update(self, outcome: Outcome) -> None:
         self.ranks.average_gradients(self.parameters.values())
         W_dec, unit = self.sae.W_dec, self.settings.variant.decoder_norm == "unit"
         assert W_dec.grad is not None
         if unit:
             remove_parallel(W_dec.grad, W_dec)
-        if self.training.clip_norm is not None:
-            clip_gradients(self.parameters.values(), self.training.clip_norm)
+        norm = clip_gradients(self.parameters.values(), self.training.clip_norm or math.inf)
+        if not math.isfinite(norm):
+            raise self._non_finite("gradient norm", norm, outcome)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.training, self.index, self.steps)
         self.optimiser.step()
@@ -296,7 +302,10 @@ def _scales(training: Training, sample_nd: Tensor, mean_square: float, base: SAE
     scale = factor(mean_square)
     if base is None:
         return Scales(scale, scale)
-    return Scales(scale, factor(error_of(base, sample_nd).square().mean().item()))
+    left = error_of(base, sample_nd).square().mean().item()
+    if not left:
+        raise ValueError("the frozen SAE has no error on these activations: nothing is left to do")
+    return Scales(scale, factor(left))
 
 
 def _frozen(base: SAE | None, settings: SAESettings, d_in: int) -> SAE | None:

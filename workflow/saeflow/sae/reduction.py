@@ -11,6 +11,9 @@ from torch import Tensor
 from saeflow.sae import settings as config
 from saeflow.sae.step import Step, total
 
+RECONSTRUCTIONS = ("reconstruction", "gate_reconstruction")
+"""Terms that `of: reconstruction` tilts; a gated SAE's gates learn from one of their own."""
+
 
 class Mean:
     """The mean of every term over its tokens; the sum over terms."""
@@ -44,7 +47,7 @@ class Tilted:
         tilted = {
             name: loss
             for name, loss in losses.items()
-            if loss.ndim and (everything or name == "reconstruction")
+            if loss.ndim and (everything or name in RECONSTRUCTIONS)
         }
         rest = [_mean(loss) for name, loss in losses.items() if name not in tilted]
         loss_b, _ = step.ranks.gather(torch.stack(list(tilted.values())).sum(0))
@@ -59,7 +62,8 @@ class Tilted:
     def _risk(self, loss_b: Tensor, t: float) -> Tensor:
         if self.settings.running is None:
             return tilted_risk(loss_b, t)
-        present = tilted_risk(loss_b.detach(), t).item()
+        # In float64 to the end: t times the rounding of a float32 is not small at a great t.
+        present = tilted_risk(loss_b.detach().double(), t).item()
         self.memory = blended_risk(present, self.memory, self.settings.running, t)
         weights_b = (t * (loss_b.detach().double() - self.memory)).exp() / len(loss_b)
         pull = (weights_b.to(loss_b.dtype) * loss_b).sum()

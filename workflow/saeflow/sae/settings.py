@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -12,6 +13,7 @@ from saeflow.settings import Settings
 TIMING_METRIC = "step_seconds"
 """Metric of the rows that `timing.time_variants` writes."""
 
+Share = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["float32", "bfloat16"]
 
 TOP_K = ("topk", "batchtopk")
@@ -39,6 +41,8 @@ class L1(Settings):
     def _steered_or_warmed_up(self) -> L1:
         if self.match_l0 and self.warmup:
             raise ValueError("warmup needs match_l0: false; a steered coefficient is no schedule")
+        if not self.match_l0 and self.match_gain != type(self).model_fields["match_gain"].default:
+            raise ValueError("match_gain needs match_l0: true; nothing is steered without it")
         return self
 
 
@@ -81,6 +85,11 @@ class Matryoshka(Settings):
     weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None
     """Weight of each prefix's reconstruction, in proportion; null weighs all alike."""
 
+    def boundaries(self, d_sae: int) -> list[int]:
+        """Return where each group ends among `d_sae` latents: rounded sums of the fractions."""
+        ends = [round(end * d_sae) for end in accumulate(self.fractions)]
+        return [*ends[:-1], d_sae]
+
     @model_validator(mode="after")
     def _fractions_and_weights_fit(self) -> Matryoshka:
         if abs(sum(self.fractions) - 1) > 1e-6:
@@ -104,6 +113,10 @@ class Orthogonality(Settings):
     """Latents compared with one another; K = ceil(d_sae / chunk_size)."""
     every: PositiveInt = 1
     """Evaluate at every n-th step with n times gamma (5 is the paper's cheap variant)."""
+    search: Precision = "float32"
+    """Precision of the products that find a latent's nearest neighbour; its cosine is computed in
+    float32. bfloat16 is faster where the processor multiplies it, and of neighbours whose cosines
+    differ by less than its rounding it may take the other."""
     delta: PositiveFloat = 1e-8
     """Floor of the product of norms in the cosine; the paper gives no value."""
 
@@ -162,7 +175,7 @@ class Training(Settings):
     """Activations a step."""
     learning_rate: PositiveFloat = 2e-4
     """Peak learning rate of Adam (OrtSAE appendix)."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Share, Share] = (0.9, 0.99)
     """Adam's betas; not stated by OrtSAE, those of its code base."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps with a linearly rising rate."""
@@ -175,9 +188,9 @@ class Training(Settings):
     that the mean squared norm of a token is 1 (both are folded back); `standardise` gives every
     token mean 0 and deviation 1, which the finished SAE does as well."""
     selection: Precision = "float32"
-    """Precision of the dense product that proposes what a top k and the orthogonality penalty
-    select; what is selected is decided and computed in float32. bfloat16 is faster where the
-    processor multiplies it."""
+    """Precision of the dense product that proposes what a top k selects. The proposed are computed
+    again, and the cut is made, in float32. bfloat16 is faster where the processor multiplies it;
+    other activation functions and data-parallel BatchTopK stay in float32."""
     dead_after_tokens: PositiveInt = 200_000
     """A latent is dead when it has not fired for so many tokens."""
     calibration_batches: PositiveInt = 64
@@ -265,11 +278,19 @@ class Variant(Settings):
             yield f"activation {kind} has no threshold that an l0 section could move"
         if kind != "jumprelu" and self.jumprelu is not None:
             yield f"activation {kind} does not read a jumprelu section"
-        if kind in TOP_K and self.decoder_norm == "free":
+        compares = f"activation {kind}" if kind in TOP_K else "auxk" if self.auxk else None
+        if compares and self.decoder_norm == "free":
             yield (
-                f"activation {kind} compares latents with one another, which means something only "
+                f"{compares} compares latents with one another, which means something only "
                 "with decoder_norm: unit"
             )
+        if kind == "gated" and self.auxk is not None:
+            yield (
+                "auxk ranks and revives latents by their pre-activation, of which a gated one has "
+                "two; remove the auxk section"
+            )
+        if "selection" in self.training and kind not in TOP_K:
+            yield f"training.selection does nothing for activation {kind}, which ranks nothing"
         if self.apply_b_dec_to_input and not self.decoder_bias:
             yield "apply_b_dec_to_input: true has nothing to subtract with decoder_bias: false"
         if self.apply_b_dec_to_input and self.error_of is not None:
@@ -306,6 +327,13 @@ class SAESettings(Settings):
     def _point_is_possible(self) -> SAESettings:
         if self.l0 > self.d_sae:
             raise ValueError(f"l0 {self.l0} exceeds d_sae {self.d_sae}: k must be at most d_sae")
+        nested = self.variant.matryoshka
+        ends = [0] if nested is None else [0, *nested.boundaries(self.d_sae)]
+        if any(start >= end for start, end in pairwise(ends)):
+            raise ValueError(
+                f"matryoshka.fractions leave a group of the {self.d_sae} latents empty: groups "
+                f"would end at {ends[1:]}"
+            )
         if self.training.input_scaling == "standardise" and self.variant.error_of is not None:
             raise ValueError(
                 "input_scaling: standardise cannot have an error_of target: a token's mean, which "

@@ -87,6 +87,11 @@ class LossTerm:
         raise NotImplementedError
 
 
+_SERIAL_ENTRIES = 1 << 15
+"""Sums of more entries are split between threads by torch."""
+
+
 def total(entries: Tensor) -> Tensor:
     """Return the sum over all entries, row sums first: the same on any number of threads."""
-    return entries.sum(-1).sum()
+    sums = entries.sum(-1).flatten() if entries.ndim > 1 else entries
+    return torch.stack([part.sum() for part in sums.split(_SERIAL_ENTRIES)]).sum()
