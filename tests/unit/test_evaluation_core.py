@@ -23,6 +23,7 @@ from saeflow.evaluation.settings import CORE_METRICS, CoreSettings
 from saeflow.sae.activation_functions import JumpReLU
 from saeflow.sae.formats import save_sae
 from saeflow.sae.model import SAE
+from saeflow.sae.trainer import sae_digest
 
 SITE, VOCAB, D_IN, CONTEXT = "gpt_neox.layers.1", 48, 16, 24
 LENGTHS = (24, 9, 17, 24, 2, 13, 24, 6, 24, 20, 11, 24)
@@ -36,25 +37,36 @@ class World(NamedTuple):
     windows: list[Tensor]
 
     def run(
-        self, out: str, saes: dict[int, SAE], **changes: object
+        self,
+        out: str,
+        saes: dict[int, SAE],
+        bases: dict[int, Path] | None = None,
+        **changes: object,
     ) -> dict[tuple[int, str], float]:
         settings = CoreSettings.model_validate({"splits": {"test": 10_000}, **changes})
         folders = {}
         for seed, sae in saes.items():
             folders[seed] = self.root / out / f"seed{seed}"
-            write_sae(folders[seed], sae, seed, self.root / "cache")
+            base = (bases or {}).get(seed)
+            write_sae(folders[seed], sae, seed, self.root / "cache", base)
         d_sae = next(iter(saes.values())).d_sae
-        self.evaluate(settings, folders, out, d_sae)
+        self.evaluate(settings, folders, out, d_sae, bases)
         rows = read_rows([self.root / out / "metrics" / "core.parquet"])
         keys = zip(rows["seed"], rows["metric"], strict=True)
         return dict(zip(keys, rows["value"], strict=True))
 
     def evaluate(
-        self, settings: CoreSettings, saes: dict[int, Path], out: str, d_sae: int = 40
+        self,
+        settings: CoreSettings,
+        saes: dict[int, Path],
+        out: str,
+        d_sae: int = 40,
+        bases: dict[int, Path] | None = None,
     ) -> None:
         evaluate_core(
             settings,
             saes,
+            bases=bases,
             subject=self.root / "subject",
             tokens=self.root / "tokens",
             activations=self.root / "cache",
@@ -65,7 +77,10 @@ class World(NamedTuple):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    root = tmp_path_factory.mktemp("world")
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def make_world(root: Path) -> World:
     model = make_subject(root / "subject")
     windows = [sample(model, length, seed) for seed, length in enumerate(LENGTHS)]
     write_tokens(root / "tokens", windows)
@@ -132,14 +147,14 @@ def write_cache_manifest(folder: Path, thresholds: dict[str, float] | None) -> N
     )
 
 
-def write_sae(folder: Path, sae: SAE, seed: int, cache: Path) -> None:
+def write_sae(folder: Path, sae: SAE, seed: int, cache: Path, base: Path | None = None) -> None:
     write_manifest(
         folder,
         kind="sae",
         settings={"d_sae": sae.d_sae, "l0": 4, "seed": seed},
         files=save_sae(sae, folder, {}),
         inputs={"activations": cache},
-        stats={"site": SITE},
+        stats={"site": SITE, **({} if base is None else {"base": sae_digest(base)})},
     )
 
 

@@ -6,6 +6,10 @@ the site's output is replaced: by decode(encode(x)) without an error term, or by
 ablation; all other positions keep their clean activation. Cross entropy and KL divergence are
 averaged over the next-token predictions made *from* replaced positions, as in SAEBench, whose
 mask of special tokens also governs both the replacement and the average.
+
+A residual SAE, trained on the error of a frozen base, is judged and spliced in as base(x) +
+residual(x). Whatever is said of latents is about its own ones: l0, dead_latents, the decoder
+cosines, and the rows of `latents.parquet`. The latents of the base come on top.
 """
 
 from __future__ import annotations
@@ -41,8 +45,10 @@ from saeflow.evaluation.rows import Point, Row, make_row, write_rows
 from saeflow.evaluation.settings import CoreSettings
 from saeflow.fingerprint import fingerprint
 from saeflow.progress import Progress
+from saeflow.sae.boosted import Boosted
 from saeflow.sae.formats import load_sae
 from saeflow.sae.model import SAE
+from saeflow.sae.trainer import sae_digest
 from saeflow.subjects.load import Subject, load_subject
 from saeflow.subjects.sites import run_to_sites
 from saeflow.subjects.splice import run_from_site
@@ -59,23 +65,26 @@ def evaluate_core(
     activations: Path,
     point: Point,
     out: Path,
+    bases: Mapping[int, Path] | None = None,
     device: str = "cpu",
 ) -> None:
     """Measure the SAEs of one point (checkpoint folders by seed) in one pass over held-out text.
 
     `activations` is a cache of the point's subject and corpus; only its manifest is read, for the
-    exclusion rule. Writes `core.parquet` (tidy rows), `latents.parquet` (one row a split, seed and
-    latent) and the manifest into the folder `out`. Decoder metrics do not depend on the split and
-    are repeated in each. Raises ArtifactError for an SAE that is damaged, of another point or of
-    another cache, and ValueError for one that does not fit the site and for text without variance.
+    exclusion rule. `bases` are the frozen SAEs of residual ones by seed, in any layout that
+    `load_sae` reads. Writes `core.parquet` (tidy rows), `latents.parquet` (one row a split, seed
+    and latent) and the manifest into the folder `out`. Decoder metrics do not depend on the split
+    and are repeated in each. Raises ArtifactError for an SAE that is damaged, of another point, of
+    another cache or of another base, and ValueError for one that does not fit the site or its base
+    and for text without variance.
     """
-    clock, out = Clock(), begin(out)
+    clock, out, bases = Clock(), begin(out), bases or {}
     if not saes:
         raise ValueError(f"no SAEs given for {point}")
     for seed, folder in saes.items():
-        _check_origin(folder, seed, point, activations)
+        _check_origin(folder, seed, point, activations, bases.get(seed))
     model = load_subject(subject, device)
-    loaded = {seed: load_sae(folder).to(device) for seed, folder in sorted(saes.items())}
+    loaded = _loaded(saes, bases, device)
     low = settings.precision == "bfloat16" or (
         settings.precision == "auto" and has_bfloat16(model.device.type)
     )
@@ -106,14 +115,17 @@ def evaluate_core(
             "activations": activations,
             **{f"seed{seed}": folder for seed, folder in saes.items()},
         },
+        stats={"bases": {f"seed{seed}": str(path) for seed, path in bases.items()}},
         device=device,
         code=fingerprint(__name__),
         clock=clock,
     )
 
 
-def _check_origin(folder: Path, seed: int, point: Point, activations: Path) -> None:
-    """Raise ArtifactError unless `folder` holds the point's SAE of that seed and that cache."""
+def _check_origin(
+    folder: Path, seed: int, point: Point, activations: Path, base: Path | None
+) -> None:
+    """Raise ArtifactError unless `folder` holds the point's SAE of that seed, cache and base."""
     manifest = read_manifest(folder, kind="sae", deep=True)
     settings = manifest["settings"]
     expected = {"d_sae": point.d_sae, "l0": point.l0_target, "seed": seed}
@@ -123,6 +135,7 @@ def _check_origin(folder: Path, seed: int, point: Point, activations: Path) -> N
     trained_on = manifest["inputs"].get("activations", {}).get("sha256")
     if trained_on != file_digest(activations / MANIFEST):
         wrong.append(f"another activation cache for {activations}")
+    wrong.extend(_base_mistakes(manifest["stats"].get("base"), base))
     if wrong:
         raise ArtifactError(
             f"{folder} does not hold the SAE of this point: it has {', '.join(wrong)}; "
@@ -130,10 +143,34 @@ def _check_origin(folder: Path, seed: int, point: Point, activations: Path) -> N
         )
 
 
+def _base_mistakes(trained_on: str | None, base: Path | None) -> Iterator[str]:
+    """Yield what is wrong with `base` for an SAE trained on the error of the SAE `trained_on`."""
+    if trained_on is None and base is not None:
+        yield f"no frozen base for {base}"
+    elif trained_on is not None and base is None:
+        yield "a frozen base and none is given"
+    elif base is not None and trained_on != sae_digest(base):
+        yield f"another frozen base for {base}"
+
+
+def _loaded(
+    saes: Mapping[int, Path], bases: Mapping[int, Path], device: str
+) -> dict[int, SAE | Boosted]:
+    """Return the SAEs by rising seed, a residual one on top of its base; a base is loaded once."""
+    frozen = {path: load_sae(path).to(device) for path in set(bases.values())}
+    loaded: dict[int, SAE | Boosted] = {}
+    for seed, folder in sorted(saes.items()):
+        sae = load_sae(folder).to(device)
+        loaded[seed] = Boosted(sae, frozen[bases[seed]]) if seed in bases else sae
+    return loaded
+
+
 class _Measured:
     """What accumulates over the batches of one split."""
 
-    def __init__(self, subject: Subject, saes: Mapping[int, SAE], site: str, low: bool) -> None:
+    def __init__(
+        self, subject: Subject, saes: Mapping[int, SAE | Boosted], site: str, low: bool
+    ) -> None:
         self.subject, self.site, self.bfloat16 = subject, site, low
         d_in = next(iter(saes.values())).W_dec.shape[1]
         self.inputs = Moments(d_in, subject.device)
@@ -153,7 +190,7 @@ class _Decoder(NamedTuple):
 
 
 @torch.no_grad()
-def _decoder(sae: SAE, seed: int) -> _Decoder:
+def _decoder(sae: SAE | Boosted, seed: int) -> _Decoder:
     d_sae, d_in = sae.W_dec.shape
     random = random_decoder(d_sae, d_in, seed, str(sae.W_dec.device))
     return _Decoder(max_decoder_cosine(sae.W_dec), float(max_decoder_cosine(random).mean()))

@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 from saeflow.evaluation.moments import Moments
+from saeflow.sae.boosted import Boosted
 from saeflow.sae.model import SAE
 
 _CHUNK_ENTRIES = 2**22
 
 
 class Reconstruction:
-    """Streaming statistics of one SAE on the rows it is given."""
+    """Streaming statistics of one SAE, alone or on top of its base, on the rows it is given."""
 
-    def __init__(self, sae: SAE) -> None:
+    def __init__(self, sae: SAE | Boosted) -> None:
         d_sae, d_in = sae.W_dec.shape
         device = sae.W_dec.device
         self.sae = sae
@@ -28,8 +29,10 @@ class Reconstruction:
 
         Rows pass in chunks, so that a wide dictionary's latents never exist for all of them.
         """
-        d_sae = self.fired_f.shape[0]
-        chunks = [self._update(x) for x in x_nd.split(max(1, _CHUNK_ENTRIES // d_sae))]
+        widest = self.fired_f.shape[0]
+        if isinstance(self.sae, Boosted):
+            widest = max(widest, self.sae.base.d_sae)
+        chunks = [self._update(x) for x in x_nd.split(max(1, _CHUNK_ENTRIES // widest))]
         return torch.cat(chunks)
 
     def _update(self, x_nd: Tensor) -> Tensor:
@@ -47,6 +50,9 @@ class Reconstruction:
         - fvu: E||x - x_hat||^2 / E||x - E x||^2, to which a constant error counts
         - l0: mean number of non-zero latents of a row
         - dead_latents: share of latents that never fire on these rows
+
+        x_hat of a residual SAE is that of base and residual together; l0 and dead_latents are
+        those of its own latents, without the base's.
         """
         return {
             "explained_variance": 1 - self.error.variance() / inputs.variance(),
