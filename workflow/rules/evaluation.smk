@@ -1,9 +1,11 @@
-# SAE + subject + held-out tokens -> tidy rows; all seeds of a point share one clean pass.
+# SAE (with its frozen base if it has one) + subject + held-out tokens -> tidy rows; all seeds of a
+# point share one clean pass.
 
 
 rule evaluate_core:
     input:
         saes=point_saes,
+        bases=point_base_inputs,
         subject=manifest(P.subject("{subject}")),
         tokens=manifest(P.tokens("{subject}", "{corpus}")),
         activations=manifest(P.activations("{subject}", "{corpus}", "train")),
@@ -23,7 +25,8 @@ rule evaluate_core:
     params:
         settings=plain(CFG.evaluation.core),
         seeds=list(CFG.seeds),
+        bases=point_bases,
         paper=point_paper,
-        code=fingerprint("saeflow.evaluation.core"),
+        code=core_code,
     script:
         "../scripts/evaluate_core.py"

@@ -199,6 +199,30 @@ def point_saes(wildcards):
     return [manifest(P.sae(point, seed)) for seed in CFG.seeds]
 
 
+def each_seed(wildcards):
+    """The wildcards of a point's SAEs, in the order of the seeds."""
+    return [SimpleNamespace(**wildcards, seed=seed) for seed in CFG.seeds]
+
+
+def point_base_inputs(wildcards):
+    """The files of the frozen SAEs of all seeds; those in a folder are the same for each."""
+    files = [path for sae in each_seed(wildcards) for path in base_inputs(sae)]
+    return list(dict.fromkeys(files))
+
+
+def point_bases(wildcards):
+    """Where the frozen SAE of each seed is found, or None."""
+    return [base_path(sae) for sae in each_seed(wildcards)]
+
+
+def core_code(wildcards):
+    """The code of the evaluation, with the importers where one may read the frozen SAE."""
+    base = CFG.variants[wildcards.variant].error_of
+    foreign = base is not None and base.source == "folder"
+    importers = ["saeflow.sae.foreign"] if foreign else []
+    return fingerprint("saeflow.evaluation.core", *importers)
+
+
 def point_paper(wildcards):
     """The paper that a point belongs to: the first whose grids hold it."""
     path = POINT.format(**wildcards)

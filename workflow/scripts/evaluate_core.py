@@ -7,11 +7,15 @@ with job(snakemake.log[0], snakemake.threads):
     from saeflow.evaluation.rows import Point
     from saeflow.evaluation.settings import CoreSettings
 
+    seeds = snakemake.params.seeds
     evaluate_core(
         CoreSettings.model_validate(snakemake.params.settings),
-        dict(
-            zip(snakemake.params.seeds, (Path(m).parent for m in snakemake.input.saes), strict=True)
-        ),
+        dict(zip(seeds, (Path(m).parent for m in snakemake.input.saes), strict=True)),
+        bases={
+            seed: Path(base)
+            for seed, base in zip(seeds, snakemake.params.bases, strict=True)
+            if base is not None
+        },
         subject=Path(snakemake.input.subject).parent,
         tokens=Path(snakemake.input.tokens).parent,
         activations=Path(snakemake.input.activations).parent,
