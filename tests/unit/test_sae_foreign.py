@@ -9,6 +9,7 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
@@ -106,6 +107,9 @@ def of_class(name: str, tmp_path: Path) -> Changed:
         ({"num_latents": 25}, r"encoder\.weight has shape \(24, 8\), expected \(25, 8\)"),
         ({"num_latents": 0}, r"encoder\.weight has shape \(24, 8\), expected \(256, 8\)"),
         ({"d_in": 8.0}, "d_in is 8.0, it must be"),
+        ({"d_in": 0}, "d_in is 0, it must be 1 or more"),
+        ({"num_latents": -24}, "num_latents is -24, it must be 1 or more"),
+        ({"num_latents": 0, "expansion_factor": 0}, "expansion_factor is 0, it must be 1 or more"),
     ],
 )
 def test_a_wrong_sparsify_configuration_is_refused(sparsify, changes, reason):
@@ -142,6 +146,8 @@ def test_wrong_tensors_of_sparsify_are_refused(sparsify, change, reason):
         (lambda t: t.update(dict_class=None), "dict_class is None, it must be of type str"),
         (lambda t: t.update(dict_size=25), r"encoder\.weight has shape \(24, 8\), expected \(25"),
         (lambda t: t.pop("activation_dim"), "no key 'activation_dim'"),
+        (lambda t: t.update(activation_dim=0), "activation_dim is 0, it must be 1 or more"),
+        (lambda t: t.update(dict_size=-1), "dict_size is -1, it must be 1 or more"),
     ],
 )
 def test_a_wrong_configuration_of_dictionary_learning_is_refused(tmp_path, change, reason):
@@ -166,6 +172,9 @@ def test_a_configuration_without_a_trainer_is_refused(tmp_path):
         ("topk", lambda t: t["k"].fill_(25), "k is 25, allowed is 1 to the 24"),
         ("topk", lambda t: t.update(k=torch.tensor(5.0)), "k is no single integer"),
         ("topk", lambda t: t.update(k=torch.tensor([5])), "k is no single integer"),
+        ("topk", lambda t: t.update(k=torch.tensor(True)), "k is no single integer"),
+        ("topk", lambda t: t.update(k=torch.tensor(5, device="meta")), "k is no single integer"),
+        ("topk", lambda t: t.update(k=torch.tensor(5).to_sparse()), "k is no single integer"),
         ("topk", lambda t: t.update(b_dec=t["b_dec"].to_sparse()), "b_dec is not a dense"),
         ("topk", lambda t: t.update(b_dec=t["b_dec"].to("meta")), "b_dec is not a dense"),
         ("topk", lambda t: t.update(b_dec=t["b_dec"].cfloat()), "b_dec is not a dense floating"),
@@ -184,12 +193,48 @@ def test_wrong_tensors_of_dictionary_learning_are_refused(tmp_path, name, change
     changed.refused(reason)
 
 
+def test_a_tensor_far_larger_than_its_file_is_refused_before_it_is_computed_with(tmp_path):
+    """A single stored value, repeated without an end."""
+    changed, rows = of_class("topk", tmp_path), 2**40
+    changed.json("config.json", lambda config: config["trainer"].update(dict_size=rows))
+    changed.tensors(
+        lambda t: t.update(
+            {
+                "encoder.weight": torch.zeros(1, 1).expand(rows, 8),
+                "encoder.bias": torch.zeros(1).expand(rows),
+                "decoder.weight": torch.zeros(1, 1).expand(8, rows),
+            }
+        )
+    )
+    changed.refused("would take [0-9,]+ bytes, and the file has")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("dictionary_learning/topk", "ae.pt"), ("gemma_scope/jumprelu", "params.npz")],
+)
+def test_an_archive_that_unfolds_to_far_more_than_its_size_is_refused(tmp_path, name, file):
+    changed = Changed(FIXTURES / name, tmp_path)
+    with ZipFile(changed.folder / file, "a", ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/99", bytes(10 << 20))
+    assert (changed.folder / file).stat().st_size < 1 << 17
+    changed.refused("its content would take 10,[0-9,]+ bytes, and the file has")
+
+
+def test_a_compressed_archive_of_weights_is_read(gemma_scope):
+    path = gemma_scope.folder / "params.npz"
+    with np.load(path) as arrays:
+        np.savez_compressed(path, **dict(arrays))
+    assert torch.equal(load_sae(path).W_enc, load_sae(FIXTURES / "gemma_scope/jumprelu").W_enc)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (lambda t: t.pop("threshold"), "holds .*, a Gemma Scope SAE has .*threshold"),
         (lambda t: t.pop("W_enc"), "no matrix W_enc"),
         (lambda t: t.update(W_enc=torch.zeros(8)), "no matrix W_enc"),
+        (lambda t: t.update(W_enc=torch.zeros(0, 24)), r"W_enc has shape \(0, 24\), both must be"),
         (lambda t: t.update(W_dec=t["W_enc"]), r"W_dec has shape \(8, 24\), expected \(24, 8\)"),
         (lambda t: t.update(scale=torch.ones(1)), "holds .*scale"),
         (lambda t: t["threshold"].fill_(float("nan")), "threshold has values that are not finite"),

@@ -145,6 +145,8 @@ def test_a_negative_threshold_acts_as_zero(tmp_path):
         ({"d_sae": 11}, r"shape \(6, 10\), expected \(6, 11\)"),
         ({"d_sae": "10"}, "d_sae is '10', it must be of type int"),
         ({"d_in": None}, "no key 'd_in'"),
+        ({"d_in": 0}, "d_in is 0, it must be 1 or more"),
+        ({"d_sae": -10}, "d_sae is -10, it must be 1 or more"),
         ({"apply_b_dec_to_input": None}, "no key 'apply_b_dec_to_input'"),
         ({"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input is 'false', it must be of type"),
         ({"normalize_activations": "expected_average_only_in"}, "fold them into the weights"),
@@ -181,6 +183,11 @@ def test_a_wrong_configuration_of_topk_is_refused(tmp_path, changes, reason):
         load_sae(tmp_path)
 
 
+def packed_in_halves(size: int) -> Tensor:
+    """Floats of four bits, two a byte, which torch cannot convert."""
+    return torch.zeros(size, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+
+
 @pytest.mark.parametrize(
     ("architecture", "change", "reason"),
     [
@@ -191,6 +198,7 @@ def test_a_wrong_configuration_of_topk_is_refused(tmp_path, changes, reason):
         ("jumprelu", lambda t: t["threshold"].fill_(float("inf")), "threshold has values"),
         ("jumprelu", lambda t: t.update(b_enc=torch.ones(10, dtype=torch.int)), "b_enc is not a"),
         ("jumprelu", lambda t: t.update(b_enc=1e300 * torch.ones(10).double()), "b_enc has val"),
+        ("jumprelu", lambda t: t.update(b_enc=packed_in_halves(10)), "b_enc is not a dense"),
         ("gated", lambda t: t["r_mag"].fill_(100), "r_mag has values whose exponential"),
     ],
 )

@@ -21,6 +21,7 @@ from saeflow.sae.reading import (
     FormatError,
     checked,
     checked_k,
+    dimension,
     read_object,
     read_safetensors,
     required,
@@ -117,7 +118,7 @@ def _load_saelens(folder: Path) -> SAE:
     path, config = folder / WEIGHTS, folder / CONFIG
     cfg = read_object(config)
     architecture = _check_config(cfg, config)
-    d_in, d_sae = (required(cfg, key, int, config) for key in ("d_in", "d_sae"))
+    d_in, d_sae = (dimension(cfg, key, config) for key in ("d_in", "d_sae"))
     shapes: dict[str, tuple[int, ...]]
     shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     shapes |= dict.fromkeys(_VECTORS[architecture], (d_sae,))

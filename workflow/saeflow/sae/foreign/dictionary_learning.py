@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,16 @@ from torch import Tensor, nn
 from saeflow.sae.activation_functions import JumpReLU, TopK
 from saeflow.sae.equivalent import gated, with_unit_decoder
 from saeflow.sae.model import SAE
-from saeflow.sae.reading import FormatError, checked, checked_k, read_object, required
+from saeflow.sae.reading import (
+    FormatError,
+    check_archive,
+    checked,
+    checked_k,
+    dimension,
+    integer,
+    read_object,
+    required,
+)
 
 CONFIG = "config.json"
 WEIGHTS = "ae.pt"
@@ -52,7 +62,7 @@ def load(folder: Path) -> SAE:
             f"{config}: dict_class {dict_class!r} cannot be read, those that can are "
             f"{', '.join(_TENSORS)}"
         )
-    d_in, d_sae = (required(trainer, key, int, config) for key in ("activation_dim", "dict_size"))
+    d_in, d_sae = (dimension(trainer, key, config) for key in ("activation_dim", "dict_size"))
     state = _read_state(path)
     weights = _weights(dict_class, state, d_in, d_sae, path)
     activation = _activation(dict_class, weights, state, path)
@@ -70,7 +80,11 @@ def load(folder: Path) -> SAE:
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
+        if is_zipfile(path):  # before torch 1.6 it was none
+            check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except FormatError:
+        raise
     except Exception as error:  # a hostile file can make the unpickler raise anything
         raise FormatError(f"{path} is not a readable file of plain tensors: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
@@ -108,7 +122,8 @@ def _activation(
 ) -> nn.Module:
     match dict_class:
         case "AutoEncoderTopK":
-            return TopK(_k(state["k"], len(weights["b_enc"]), path))
+            k = integer(state["k"], "k", path)
+            return TopK(checked_k(k, len(weights["b_enc"]), path))
         case "BatchTopKSAE" | "MatryoshkaBatchTopKSAE":
             if (threshold := weights["threshold"]) < 0:
                 raise FormatError(
@@ -121,9 +136,3 @@ def _activation(
         case "GatedAutoEncoder":
             return gated(weights["r_mag"], weights["b_enc"], weights["b_mag"], path)
     return nn.ReLU()
-
-
-def _k(k: Tensor, d_sae: int, path: Path) -> int:
-    if k.shape != () or k.is_floating_point() or k.is_complex():
-        raise FormatError(f"{path}: k is no single integer")
-    return checked_k(int(k), d_sae, path)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saeflow.sae.activation_functions import JumpReLU
 from saeflow.sae.model import SAE
-from saeflow.sae.reading import FormatError, checked
+from saeflow.sae.reading import FormatError, check_archive, checked
 
 WEIGHTS = "params.npz"
 
@@ -26,6 +26,8 @@ def load(folder: Path) -> SAE:
     if "W_enc" not in tensors or tensors["W_enc"].ndim != 2:
         raise FormatError(f"{path} holds {sorted(tensors)}, and no matrix W_enc")
     d_in, d_sae = tensors["W_enc"].shape
+    if not d_in or not d_sae:
+        raise FormatError(f"{path}: W_enc has shape {(d_in, d_sae)}, both must be 1 or more")
     shapes: dict[str, tuple[int, ...]] = {
         "W_enc": (d_in, d_sae),
         "W_dec": (d_sae, d_in),
@@ -46,7 +48,10 @@ def load(folder: Path) -> SAE:
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
+        check_archive(path)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays}
+    except FormatError:
+        raise
     except Exception as error:  # a broken archive can make zipfile and numpy raise anything
         raise FormatError(f"{path} is not a readable npz file of plain arrays: {error}") from error

@@ -12,6 +12,7 @@ from saeflow.sae.reading import (
     FormatError,
     checked,
     checked_k,
+    dimension,
     read_object,
     read_safetensors,
     required,
@@ -37,10 +38,11 @@ def load(folder: Path) -> SAE:
     path, config = folder / WEIGHTS, folder / CONFIG
     cfg = read_object(config)
     _check_function(cfg, config)
-    d_in, k = (required(cfg, key, int, config) for key in ("d_in", "k"))
-    # Zero latents stand for a multiple of the width.
-    d_sae = required(cfg, "num_latents", int, config)
-    d_sae = d_sae or d_in * required(cfg, "expansion_factor", int, config)
+    d_in, k = dimension(cfg, "d_in", config), required(cfg, "k", int, config)
+    if required(cfg, "num_latents", int, config) == 0:  # stands for a multiple of the width
+        d_sae = d_in * dimension(cfg, "expansion_factor", config)
+    else:
+        d_sae = dimension(cfg, "num_latents", config)
     shapes: dict[str, tuple[int, ...]] = {
         "encoder.weight": (d_sae, d_in),
         "encoder.bias": (d_sae,),
