@@ -23,6 +23,7 @@ try:
         subject_root,
     )
     from saeflow.references import TIMING_SPLIT
+    from saeflow.sae.identity import training_code
 except ModuleNotFoundError as error:
     raise WorkflowError(
         f"{error.name} is not installed in the environment of this snakemake: "

@@ -89,6 +89,10 @@ def sae_settings(wildcards):
     ).identity()
 
 
+def sae_code(wildcards):
+    return training_code(CFG.variants[wildcards.variant])
+
+
 def trained_base(wildcards):
     """Folder of the SAE of this workflow whose error is the target, or None."""
     base = CFG.variants[wildcards.variant].error_of

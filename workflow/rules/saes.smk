@@ -25,7 +25,7 @@ rule train_sae:
     params:
         settings=sae_settings,
         base=base_path,
-        code=fingerprint("saeflow.sae.trainer"),
+        code=sae_code,
     script:
         "../scripts/train_sae.py"
 
@@ -54,7 +54,7 @@ if CFG.train_together > 1:
                 site=saes[0].site,
                 settings=[sae_settings(sae) for sae in saes],
                 base=[base_path(sae) for sae in saes],
-                code=fingerprint("saeflow.sae.trainer"),
+                code=[sae_code(sae) for sae in saes],
             script:
                 "../scripts/train_sae.py"
 

@@ -17,6 +17,7 @@ from typing import Any
 from saeflow.artifacts import ArtifactError
 from saeflow.config import Config, ConfigError
 from saeflow.corpora.settings import Files, Hub
+from saeflow.sae.identity import sae_files
 from saeflow.sae.settings import FolderBase, TrainedBase
 from saeflow.subjects.settings import FromFolder, FromHub, FromLlama2c, PretrainedHere
 
@@ -83,9 +84,7 @@ def base_folder(config: Config, base: FolderBase) -> Path:
 
 def base_files(config: Config, base: FolderBase) -> list[str]:
     """Return the files of a frozen SAE, whose change makes it another one."""
-    path = base_folder(config, base)
-    found = path.glob("*") if path.is_dir() else [path]
-    return sorted(str(file) for file in found if file.is_file())
+    return [str(file) for file in sae_files(base_folder(config, base))]
 
 
 def _base_mistakes(config: Config) -> Iterator[str]:

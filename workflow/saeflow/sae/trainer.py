@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from saeflow.activations.stream import ActivationStream, estimate_scale, open_cache, sample
 from saeflow.artifacts import MANIFEST, Clock, begin, file_digest
-from saeflow.fingerprint import fingerprint
 from saeflow.preempt import EXIT_CODE, StopRequest, preemptible
 from saeflow.progress import Progress, say
 from saeflow.sae.formats import load_sae
+from saeflow.sae.identity import sae_digest, training_code
 from saeflow.sae.model import SAE
 from saeflow.sae.optimisation import NonFiniteLoss, Trainer
 from saeflow.sae.ranks import ALONE, Ranks
@@ -117,8 +117,8 @@ def _identity(wanted: Wanted, activations: Path, site: str, device: str) -> dict
         "activations": file_digest(activations / MANIFEST),
         "base": None if wanted.base is None else sae_digest(wanted.base),
         "device": torch.device(device).type,
-        "code": fingerprint(__name__),
-        "torch": str(torch.__version__),
+        "code": training_code(wanted.settings.variant),
+        "torch": version("torch"),  # as in a manifest, where it may lack the build of the wheel
     }
 
 
@@ -250,10 +250,3 @@ def _start(activations: Path, site: str, seed: int) -> tuple[Tensor, float]:
 
 def _loaded(base: str | Path | None) -> SAE | None:
     return None if base is None else load_sae(base)
-
-
-def sae_digest(path: str | Path) -> str:
-    """Return the SHA-256 of an SAE's file, or of all the files of its folder."""
-    files = sorted(Path(path).glob("*")) if Path(path).is_dir() else [Path(path)]
-    digests = [f"{file.name} {file_digest(file)}" for file in files if file.is_file()]
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
