@@ -1,14 +1,20 @@
-"""Two processes that share a training do what one does, to rounding."""
+"""Two processes that share a training do what one does, to rounding.
+
+Starting processes takes longer than what they are asked, so one pair answers for all tests.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from contextlib import redirect_stderr
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +28,7 @@ from torch import Tensor
 from saeflow.artifacts import read_manifest
 from saeflow.sae import launch
 from saeflow.sae.formats import WEIGHTS, load_sae
-from saeflow.sae.optimisation import NonFiniteLoss, Trainer
+from saeflow.sae.optimisation import NonFiniteLoss, Outcome, Trainer
 from saeflow.sae.parallel import Processes
 from saeflow.sae.ranks import ALONE, Ranks
 from saeflow.sae.selection import SelectBatchTopK
@@ -35,29 +41,43 @@ CONTEXT.set_forkserver_preload(["saeflow.sae.trainer", "saeflow.sae.parallel"])
 SIZE = 2
 
 
-def _rank(task: Callable, rank: int, folder: Path, *args: Any) -> None:
-    """One process of a group that meets at a file; leaves what `task` returns."""
+def _rank(rank: int, folder: Path) -> None:
+    """One process of a group that meets at a file; leaves its answers."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=SIZE)
-    torch.save(task(Processes(), *args), folder / f"rank{rank}.pt")
+    os.fsync = lambda handle: None
+    meet = f"file://{folder}/meet"
+    patience = timedelta(seconds=60)
+    dist.init_process_group("gloo", meet, timeout=patience, rank=rank, world_size=SIZE)
+    ranks = Processes()
+    answers = {
+        "asked": ask(ranks),
+        "trained": {name: steps(ranks, name) for name in TRAINED},
+        "selected": select(ranks, batches()),
+        "failed": fail(ranks),
+        "shared": share(ranks, folder),
+    }
+    torch.save(answers, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
 
-def start(folder: Path, task: Callable, *args: Any) -> list[Any]:
-    folder.mkdir(exist_ok=True)
-    processes = [
-        CONTEXT.Process(target=_rank, args=(task, rank, folder, *args)) for rank in range(SIZE)
-    ]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What the two processes leave: their answers, and the SAEs that they share."""
+    folder = tmp_path_factory.mktemp("pair")
+    planted_cache(folder / "cache", planted(1000)[0])
+    processes = [CONTEXT.Process(target=_rank, args=(rank, folder)) for rank in range(SIZE)]
     for process in processes:
         process.start()
-    return processes
+    for process in processes:
+        process.join(240)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0, 0]
+    return folder
 
 
-def on_two(folder: Path, task: Callable, *args: Any) -> list[Any]:
-    """Run `task(ranks, *args)` on two ranks and return what each returned."""
-    for process in start(folder, task, *args):
-        process.join(60)
-        assert process.exitcode == 0
+@pytest.fixture(scope="module")
+def answers(folder) -> list[dict[str, Any]]:
+    """The answers of both ranks."""
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(SIZE)]
 
 
@@ -78,8 +98,8 @@ def ask(ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def test_sums_slices_and_their_gradients(tmp_path):
-    first, second = on_two(tmp_path, ask)
+def test_sums_slices_and_their_gradients(answers):
+    first, second = (rank["asked"] for rank in answers)
     for rank, answers in enumerate((first, second)):
         assert answers["gathered"].tolist() == [0, 10, 11]
         assert answers["mean"].tolist() == [5, 6, 7]
@@ -129,19 +149,10 @@ def steps(ranks: Ranks, name: str) -> dict[str, Any]:
     }
 
 
-def all_variants(ranks: Ranks) -> dict[str, Any]:
-    return {name: steps(ranks, name) for name in TRAINED}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> list[dict[str, Any]]:
-    return on_two(tmp_path_factory.mktemp("variants"), all_variants)
-
-
 @pytest.mark.parametrize("name", TRAINED)
-def test_two_ranks_train_as_one_process(trained, name):
+def test_two_ranks_train_as_one_process(answers, name):
     alone = steps(ALONE, name)
-    first, second = (rank[name] for rank in trained)
+    first, second = (rank["trained"][name] for rank in answers)
     for key, parameter in alone["parameters"].items():
         torch.testing.assert_close(first["parameters"][key], parameter, rtol=0, atol=1e-5)
         assert torch.equal(first["parameters"][key], second["parameters"][key])
@@ -171,21 +182,25 @@ def select(ranks: Ranks, batches: dict[str, Tensor]) -> dict[str, list[tuple[Ten
     return found
 
 
-def test_the_cut_of_a_shared_batch_is_exact(tmp_path):
+def batches() -> dict[str, Tensor]:
+    """Return kinds of pre-activations (8, 64)."""
     drawn_bf = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
     lower_b1 = torch.tensor([10.0] * 4 + [0.0] * 4)[:, None]
     peaked_bf = drawn_bf.clone()
     peaked_bf[:4] *= 0.1
     peaked_bf[7, :8] = 100
-    batches = {
+    return {
         "peaked on one rank": peaked_bf,
         "random": drawn_bf,
         "tied": drawn_bf.round(),
         "on one rank only": drawn_bf - lower_b1,
         "too few": drawn_bf - 2.3,
     }
-    first, second = on_two(tmp_path, select, batches)
-    for kind, expected in select(ALONE, batches).items():
+
+
+def test_the_cut_of_a_shared_batch_is_exact(answers):
+    first, second = (rank["selected"] for rank in answers)
+    for kind, expected in select(ALONE, batches()).items():
         for mine, other, (places, values) in zip(first[kind], second[kind], expected, strict=True):
             assert torch.equal(torch.cat([mine[0], other[0]], dim=1), places)
             assert torch.equal(torch.cat([mine[1], other[1]]), values)
@@ -200,59 +215,79 @@ def test_a_batch_that_the_ranks_do_not_divide_is_refused():
         Trainer(settings("topk", batch_size=33), rows, 1.0, ranks=Two())
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    return planted_cache(tmp_path_factory.mktemp("cache"), planted(1000)[0])
+def short(steps: int = 20, **training: Any) -> SAESettings:
+    return settings("batchtopk", tokens=steps * 64, dead_after_tokens=640, **training)
 
 
-def short(steps: int = 20, name: str = "batchtopk", **training: Any) -> SAESettings:
-    return settings(name, tokens=steps * 64, dead_after_tokens=640, **training)
+def train(ranks: Ranks, folder: Path, name: str) -> tuple[int, str]:
+    """Train one SAE into `name`; return the exit code and what was said."""
+    said, code = io.StringIO(), 0
+    with redirect_stderr(said):
+        try:
+            train_sae(short(), folder / "cache", SITE, folder / name, ranks=ranks)
+        except SystemExit as left:
+            code = int(str(left.code))
+    return code, said.getvalue()
 
 
-def train(ranks: Ranks, config: dict[str, Any], cache: Path, out: Path) -> None:
-    os.fsync = lambda handle: None
-    out.mkdir(exist_ok=True)
-    with (out / f"stderr{ranks.rank}.txt").open("w") as sys.stderr:
-        train_sae(SAESettings.model_validate(config), cache, SITE, out, ranks=ranks)
+def refusal(ranks: Ranks, folder: Path, name: str) -> str:
+    """Return what both are told where the second rank does not see the first one's folder."""
+    with pytest.raises(ValueError, match="shared file system") as error:
+        train(ranks, folder, "nowhere" if ranks.rank else name)
+    return str(error.value)
 
 
-def wait_for(path: Path, processes: list[Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert all(p.is_alive() for p in processes) and time.monotonic() < deadline
-        time.sleep(0.01)
+def share(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Train at once, and with SIGTERM to the second rank alone after eight steps."""
+    original = Trainer.step
+
+    def step(self: Trainer, raw_bd: Tensor, sequence_b: Tensor | None = None) -> Outcome:
+        if ranks.rank == 1 and self.index == 7:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, raw_bd, sequence_b)
+
+    at_once = train(ranks, folder, "two")
+    Trainer.step = step
+    stopped = train(ranks, folder, "stopped")
+    Trainer.step = original
+    refusals = [refusal(ranks, folder, name) for name in ("stopped", "two")]
+    return {
+        "at once": at_once,
+        "stopped": stopped,
+        "refusals": refusals,
+        "resumed": train(ranks, folder, "stopped"),
+    }
 
 
-def test_a_shared_training_leaves_what_one_process_leaves(tmp_path, cache):
-    config = short()
-    on_two(tmp_path / "meet", train, config.model_dump(), cache, tmp_path / "two")
-    train_sae(config, cache, SITE, tmp_path / "one")
-    two, one = load_sae(tmp_path / "two"), load_sae(tmp_path / "one")
+def test_a_shared_training_leaves_what_one_process_leaves(tmp_path, folder, answers):
+    train_sae(short(), folder / "cache", SITE, tmp_path)
+    two, one = load_sae(folder / "two"), load_sae(tmp_path)
     for a, b in zip(two.state_dict().values(), one.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-    logs = [pq.read_table(tmp_path / n / "log.parquet").to_pydict() for n in ("two", "one")]
+    logs = [pq.read_table(out / "log.parquet").to_pydict() for out in (folder / "two", tmp_path)]
     for name, column in logs[1].items():
         if name not in ("seconds", "l1_coefficient"):
             assert logs[0][name] == pytest.approx(column, rel=1e-4, abs=1e-6)
-    stats = [read_manifest(tmp_path / n, kind="sae", deep=True)["stats"] for n in ("two", "one")]
+    stats = [read_manifest(o, kind="sae", deep=True)["stats"] for o in (folder / "two", tmp_path)]
     assert [s["processes"] for s in stats] == [2, 1]
-    assert not (tmp_path / "two" / "trainer").exists()
+    assert [rank["shared"]["at once"][0] for rank in answers] == [0, 0]
+    assert not (folder / "two" / "trainer").exists()
 
 
-def test_sigterm_to_one_rank_stops_all_and_the_rest_is_bit_equal(tmp_path, cache):
-    config, out = short(60, "topk", checkpoint_minutes=1e-6), tmp_path / "stopped"
-    processes = start(tmp_path / "first", train, config.model_dump(), cache, out)
-    wait_for(out / "trainer" / "state.safetensors", processes)
-    processes[1].terminate()
-    for process in processes:
-        process.join(30)
-    assert [p.exitcode for p in processes] == [143, 143]
-    said = [(out / f"stderr{rank}.txt").read_text().splitlines()[-1] for rank in range(SIZE)]
-    assert "stopped on SIGTERM after step" in said[0] and said[0] == said[1]
-    on_two(tmp_path / "second", train, config.model_dump(), cache, out)
-    assert "going on from step" in (out / "stderr1.txt").read_text()
-    on_two(tmp_path / "whole", train, config.model_dump(), cache, tmp_path / "at once")
-    assert (out / WEIGHTS).read_bytes() == (tmp_path / "at once" / WEIGHTS).read_bytes()
+def test_sigterm_to_one_rank_stops_all_and_the_rest_is_bit_equal(folder, answers):
+    for rank in answers:
+        code, said = rank["shared"]["stopped"]
+        assert code == 143 and "stopped on SIGTERM after step 8, saved in" in said
+        code, said = rank["shared"]["resumed"]
+        assert code == 0 and "going on from step 8 of 20" in said
+    assert (folder / "stopped" / WEIGHTS).read_bytes() == (folder / "two" / WEIGHTS).read_bytes()
+
+
+def test_ranks_that_do_not_see_the_same_folders_are_told(folder, answers):
+    first, second = (rank["shared"]["refusals"] for rank in answers)
+    assert "(8, 0 steps)" in first[0] and "(8, 0 steps)" in second[0]
+    assert "(1, 0 finished SAEs)" in first[1] and "(1, 0 finished SAEs)" in second[1]
+    assert not (folder / "nowhere").exists()
 
 
 def fail(ranks: Ranks) -> str:
@@ -266,8 +301,8 @@ def fail(ranks: Ranks) -> str:
     return str(error.value)
 
 
-def test_a_loss_that_is_no_number_on_one_rank_stops_all(tmp_path):
-    messages = on_two(tmp_path, fail)
+def test_a_loss_that_is_no_number_on_one_rank_stops_all(answers):
+    messages = [rank["failed"] for rank in answers]
     assert "step 1" in messages[0] and messages[0] == messages[1]
 
 
@@ -278,17 +313,24 @@ def job(task: dict[str, Any], log: Path) -> None:
     launch.train(task, SIZE)
 
 
-def test_a_job_starts_its_processes_and_passes_sigterm_on(tmp_path, cache):
+def wait_for(path: Path, process: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_job_starts_its_processes_and_passes_sigterm_on(tmp_path, folder):
     config, out = short(100_000, checkpoint_minutes=1e-4), tmp_path / "out"
     task = {
         "wanted": [{"settings": config.model_dump(mode="json"), "out": str(out), "base": None}],
-        "activations": str(cache),
+        "activations": str(folder / "cache"),
         "site": SITE,
         "device": "cpu",
     }
     process = CONTEXT.Process(target=job, args=(task, tmp_path / "log"))
     process.start()
-    wait_for(out / "trainer" / "state.safetensors", [process])
+    wait_for(out / "trainer" / "state.safetensors", process)
     process.terminate()
     process.join(60)
     assert process.exitcode == 143
@@ -297,7 +339,7 @@ def test_a_job_starts_its_processes_and_passes_sigterm_on(tmp_path, cache):
     assert not (out / "manifest.json").exists()
 
 
-def test_a_process_alone_joins_no_group(cache, tmp_path):
+def test_a_process_alone_joins_no_group(folder, tmp_path):
     code = """
 import json, sys
 from saeflow.sae import launch
@@ -309,7 +351,7 @@ assert "saeflow.sae.parallel" not in sys.modules
     config = short(2).model_dump(mode="json")
     task = {
         "wanted": [{"settings": config, "out": str(tmp_path / "out"), "base": None}],
-        "activations": str(cache),
+        "activations": str(folder / "cache"),
         "site": SITE,
         "device": "cpu",
     }

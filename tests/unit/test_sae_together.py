@@ -202,18 +202,49 @@ def test_sigterm_saves_all(tmp_path, cache):
     assert (tmp_path / "stderr").read_text().count("stopped on SIGTERM after step") == len(NAMES)
 
 
-def test_a_diverging_sae_ends_the_job_after_the_others_are_saved(tmp_path, cache, monkeypatch):
+def diverging(monkeypatch, *labels: str) -> None:
+    """Let the SAEs of these names meet an activation that is no number, at their step 7."""
     original = Trainer.step
 
     def step(self, raw_bd, sequence_b=None):
-        if self.settings.variant.label == "TopK" and self.index == 7:
+        if self.settings.variant.label in labels and self.index == 7:
             raw_bd = raw_bd * float("nan")
         return original(self, raw_bd, sequence_b)
 
     monkeypatch.setattr(Trainer, "step", step)
-    with pytest.raises(NonFiniteLoss, match=r"step 7.*topk"):
+
+
+def test_the_others_of_a_diverging_sae_are_finished(tmp_path, cache, alone, monkeypatch, capsys):
+    others = ("relu", "ortsae")
+    with monkeypatch.context() as patch:
+        diverging(patch, "TopK")
+        with pytest.raises(NonFiniteLoss, match=r"step 7.*topk"):
+            train_saes(wanted(tmp_path), cache, SITE)
+    assert "the other SAEs of this job go on" in capsys.readouterr().err
+    assert weights(tmp_path, others) == weights(alone, others)
+    assert not (tmp_path / "topk" / "manifest.json").exists()
+    # As the workflow does with the new files of a failed job: it takes no training to repeat them.
+    (tmp_path / "relu" / "manifest.json").unlink()
+    taken = steps_taken(monkeypatch)
+    train_saes(wanted(tmp_path, checkpoint_minutes=0), cache, SITE)
+    assert taken == {"TopK": [*range(40)]}
+    assert weights(tmp_path) == weights(alone) and not list(tmp_path.glob("*/trainer"))
+
+
+def test_a_diverged_sae_goes_on_from_the_last_state_before(tmp_path, cache, monkeypatch):
+    diverging(monkeypatch, "TopK")
+    for _ in range(2):
+        with pytest.raises(NonFiniteLoss):
+            train_saes(wanted(tmp_path, checkpoint_minutes=0), cache, SITE)
+        assert saved_index(tmp_path / "topk") == 7
+
+
+def test_a_job_ends_when_all_of_its_saes_diverge(tmp_path, cache, monkeypatch):
+    diverging(monkeypatch, "TopK", "ReLU", "OrtSAE")
+    taken = steps_taken(monkeypatch)
+    with pytest.raises(NonFiniteLoss, match=r"(?s)step 7.*relu.*step 7.*topk.*step 7.*ortsae"):
         train_saes(wanted(tmp_path), cache, SITE)
-    assert (saved_index(tmp_path / "relu"), saved_index(tmp_path / "ortsae")) == (8, 7)
+    assert max(max(steps) for steps in taken.values()) == 7
 
 
 def test_trainings_of_different_lengths_share_what_they_can(tmp_path, cache, alone):

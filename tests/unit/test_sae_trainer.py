@@ -244,9 +244,28 @@ def test_a_state_of_another_torch_is_left_aside_with_a_line(tmp_path, cache, mon
         interrupt_after(patch, 10)
         with pytest.raises(KeyboardInterrupt):
             train_sae(short(checkpoint_minutes=0), cache, SITE, tmp_path)
-    monkeypatch.setattr("torch.__version__", "2.0.0")
+    monkeypatch.setattr("saeflow.sae.trainer.version", lambda package: "2.0.0")
     train_sae(short(), cache, SITE, tmp_path)
     assert "belongs to another training (other torch)" in capsys.readouterr().err
+
+
+def test_an_sae_is_finished_where_torch_names_a_build_that_its_package_does_not(
+    tmp_path, cache, monkeypatch
+):
+    monkeypatch.setattr("torch.__version__", "2.0.0+another")
+    train_sae(short(), cache, SITE, tmp_path)
+    monkeypatch.delattr(Trainer, "step")  # which nothing needs
+    train_sae(short(), cache, SITE, tmp_path)
+
+
+def test_a_state_that_a_finished_sae_left_is_removed(tmp_path, cache, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("saeflow.sae.trainer.forget", lambda out: None)  # killed before
+        train_sae(short(checkpoint_minutes=0), cache, SITE, tmp_path)
+    assert (tmp_path / "trainer" / STATE).exists()
+    monkeypatch.delattr(Trainer, "step")  # which nothing needs
+    train_sae(short(), cache, SITE, tmp_path)
+    assert not (tmp_path / "trainer").exists() and (tmp_path / "manifest.json").exists()
 
 
 ORIGIN = {"paper": "p", "subject": "s", "corpus": "c", "split": "train", "selection": "all"}

@@ -5,7 +5,9 @@ several:
 
     torchrun --standalone --nproc-per-node 2 -m saeflow.sae.launch task.json
 
-Each process reads all batches and takes its slice of them. Give each OMP_NUM_THREADS threads.
+Each process reads all batches and takes its slice of them. Give each OMP_NUM_THREADS threads. The
+folders of a task must be the same on all machines, on a file system that they share: one process
+writes the checkpoints that all read.
 """
 
 from __future__ import annotations

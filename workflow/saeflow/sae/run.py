@@ -54,6 +54,7 @@ class Run:
         self.losses: dict[str, float] = {}
         self.seconds = 0.0
         self.saved_index: int | None = None
+        self.failure: NonFiniteLoss | None = None
         self.cut, self.counted = Cut(trainer.idle_tokens_f.device), 0
         training, self.end = trainer.training, trainer.steps
         if trainer.needs_calibration:
@@ -71,10 +72,15 @@ class Run:
         """Batches taken, which is the place in the cache."""
         return self.trainer.index + self.counted
 
+    @property
+    def is_active(self) -> bool:
+        """Whether more batches are needed, and of use."""
+        return self.failure is None and self.position < self.end
+
     def take(self, raw_bd: Tensor, sequence_b: Tensor | None, waited: float) -> None:
         """Train on, or count, the batch at `position`; `waited` seconds were spent on reading.
 
-        Raises NonFiniteLoss that tells the batch.
+        A training that diverges ends here: `failure` tells the batch.
         """
         started = time.monotonic()
         if self.trainer.index == self.trainer.steps:
@@ -84,18 +90,23 @@ class Run:
         try:
             outcome = self.trainer.step(raw_bd, sequence_b)
         except NonFiniteLoss as error:
-            raise NonFiniteLoss(
+            self.failure = NonFiniteLoss(
                 f"{error}; this is batch {self.trainer.index:,} of "
                 f"{self.trainer.training.batch_size} rows of {self.activations} in the order of "
                 f"seed {self.trainer.settings.seed}, for {self.out}: look for non-finite "
                 "activations, or lower learning_rate"
-            ) from error
+            )
+            return
         self.seconds += waited + time.monotonic() - started
         self._record(outcome)
 
     def save(self) -> None:
-        """Write a checkpoint of the moment after the last step, if there is none yet."""
-        if self.trainer.ranks.rank or self.trainer.index in (0, self.saved_index):
+        """Write a checkpoint of the moment after the last step, if there is none yet.
+
+        Of a training that diverged the last one before stays.
+        """
+        written = self.trainer.index in (0, self.saved_index)
+        if self.trainer.ranks.rank or self.failure is not None or written:
             return
         tensors, numbers = self.trainer.state()
         more = {"log": self.log, "losses": self.losses, "seconds": self.seconds}
@@ -141,11 +152,6 @@ class Run:
             clock=clock,
         )
 
-    def forget(self) -> None:
-        """Remove the checkpoint."""
-        if self.trainer.ranks.rank == 0:
-            shutil.rmtree(self.out / TRAINER, ignore_errors=True)
-
     def _record(self, outcome: Outcome) -> None:
         """Add a log row about every hundredth of the training, and at its last step."""
         trainer, step = self.trainer, outcome.step
@@ -166,6 +172,11 @@ class Run:
             "seconds": self.seconds,
         }
         self.log.append(row)
+
+
+def forget(out: Path) -> None:
+    """Remove the checkpoint of the training that has finished in `out`."""
+    shutil.rmtree(out / TRAINER, ignore_errors=True)
 
 
 def is_finished(out: Path, identity: Mapping[str, Any]) -> bool:

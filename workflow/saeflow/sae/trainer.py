@@ -20,7 +20,7 @@ from saeflow.sae.identity import sae_digest, training_code
 from saeflow.sae.model import SAE
 from saeflow.sae.optimisation import NonFiniteLoss, Trainer
 from saeflow.sae.ranks import ALONE, Ranks
-from saeflow.sae.run import Run, is_finished
+from saeflow.sae.run import Run, forget, is_finished
 from saeflow.sae.settings import SAESettings
 
 _SAMPLE_ROWS = 4096
@@ -33,6 +33,10 @@ class Wanted(NamedTuple):
     out: Path
     base: str | Path | None = None
     """The frozen SAE, in any layout that `load_sae` reads, of a variant with `error_of`."""
+
+
+_Missing = tuple[Wanted, dict[str, Any]]
+"""What is to be trained, with its identity."""
 
 
 def train_sae(
@@ -75,8 +79,10 @@ def train_saes(
     this with the same arguments but its own `device`, reads all batches and takes its slices; with
     another number of them the weights differ by rounding.
 
-    Raises ValueError for SAEs that cannot share a read and a batch size that the ranks do not
-    divide, NonFiniteLoss, and what the reader raises.
+    Raises NonFiniteLoss for SAEs that diverge, after the others are finished; those keep their
+    checkpoints, from which their folders are quickly made again. Raises ValueError for SAEs that
+    cannot share a read, for a batch size that the ranks do not divide, and for ranks that do not
+    see the same folders. Raises what the reader raises.
     """
     clock, activations = Clock(), Path(activations)
     identities = [_identity(w, activations, site, device) for w in wanted]
@@ -85,9 +91,27 @@ def train_saes(
         for w, identity in zip(wanted, identities, strict=True)
         if not is_finished(w.out, identity)
     ]
-    if not missing:
+    unfinished = {w.out for w, _ in missing}
+    _check_agreement(ranks, "finished SAEs", {w.out: w.out not in unfinished for w in wanted})
+    if missing:
+        _train(missing, activations, site, device, metadata or {}, ranks, clock)
+    else:
         say("every SAE of this job is finished already")
-        return
+    if ranks.rank == 0:
+        for w in wanted:
+            forget(w.out)
+
+
+def _train(
+    missing: Sequence[_Missing],
+    activations: Path,
+    site: str,
+    device: str,
+    metadata: Mapping[str, Any],
+    ranks: Ranks,
+    clock: Clock,
+) -> None:
+    """Train what is missing; raise NonFiniteLoss for what diverged once the rest is finished."""
     order = _order({w.out: w.settings for w, _ in missing})
     runs = _runs(missing, activations, site, device, ranks)
     with preemptible() as stop:
@@ -104,9 +128,10 @@ def train_saes(
         for run in runs:
             run.save()
     for run in runs:
-        run.finish(metadata or {}, clock)
-    for run in runs:
-        run.forget()
+        if run.failure is None:
+            run.finish(metadata, clock)
+    if failures := [run.failure for run in runs if run.failure is not None]:
+        raise NonFiniteLoss("\n".join(map(str, failures))) from failures[0]
 
 
 def _identity(wanted: Wanted, activations: Path, site: str, device: str) -> dict[str, Any]:
@@ -123,11 +148,7 @@ def _identity(wanted: Wanted, activations: Path, site: str, device: str) -> dict
 
 
 def _runs(
-    missing: Sequence[tuple[Wanted, dict[str, Any]]],
-    activations: Path,
-    site: str,
-    device: str,
-    ranks: Ranks,
+    missing: Sequence[_Missing], activations: Path, site: str, device: str, ranks: Ranks
 ) -> list[Run]:
     """Return a run of each SAE, as far as it has come."""
     start = _start(activations, site, missing[0][0].settings.seed)
@@ -136,11 +157,25 @@ def _runs(
     for w, identity in missing:
         trainer = Trainer(w.settings, *start, device, _loaded(w.base), ranks)
         runs.append(Run(trainer, w.out, identity, activations, rows))
-    ranks.any(False)  # the first rank writes once all have read
+    # The first rank writes once all have read, which this waits for.
+    _check_agreement(ranks, "steps", {run.out: run.trainer.index for run in runs})
     if ranks.rank == 0:
         for w, _ in missing:
             begin(w.out)
     return runs
+
+
+def _check_agreement(ranks: Ranks, what: str, found: Mapping[Path, int]) -> None:
+    """Raise ValueError, on all ranks, where they did not find the same number in some folder."""
+    own_n = torch.tensor([int(number) for number in found.values()])
+    found_rn = ranks.gather(own_n)[0].view(ranks.size, -1)
+    for out, found_r in zip(found, found_rn.T.tolist(), strict=True):
+        if len(set(found_r)) > 1:
+            numbers = ", ".join(map(str, found_r))
+            raise ValueError(
+                f"the {ranks.size} processes find different states in {out} ({numbers} {what}): "
+                "all their machines must see the same folders, so put them on a shared file system"
+            )
 
 
 class _Order(NamedTuple):
@@ -178,23 +213,25 @@ def _read(
 ) -> None:
     """Give every run the batches it still needs; save now and then, and when asked to stop."""
     position, end = stream.position, max(run.end for run in runs)
+    going_on = any(run.is_active for run in runs)
     minutes = min(run.trainer.training.checkpoint_minutes for run in runs)
     batches, saved = _batches(stream, with_documents, ranks), time.monotonic()
     with Progress(end, "batches", _what(runs), done=position) as progress:
-        while position < end:
+        while going_on:
             asked = time.monotonic()
             raw_bd, sequence_b = next(batches)
             _share_out(runs, position, raw_bd, sequence_b, time.monotonic() - asked)
             position += 1
             progress.update(1)
+            going_on = any(run.is_active for run in runs)
             due = time.monotonic() - saved >= 60 * minutes
-            stopping, due = ranks.any(stop.requested, due and position < end)
+            stopping, due = ranks.any(stop.requested, due and going_on)
             if stopping or due:
                 for run in runs:
                     run.save()
                 saved = time.monotonic()
             if stopping:
-                for run in runs:
+                for run in (run for run in runs if run.failure is None):
                     say(f"stopped on SIGTERM after step {run.trainer.index:,}, saved in {run.out}")
                 raise SystemExit(EXIT_CODE)
 
@@ -203,15 +240,11 @@ def _share_out(
     runs: Sequence[Run], position: int, raw_bd: Tensor, sequence_b: Tensor | None, waited: float
 ) -> None:
     """Give a batch to the runs whose turn it is; those that are further wait for theirs."""
-    due = [run for run in runs if run.position == position < run.end]
+    due = [run for run in runs if run.is_active and run.position == position]
     for run in due:
-        try:
-            run.take(raw_bd, sequence_b, waited / len(due))
-        except NonFiniteLoss:
-            for other in runs:
-                if other is not run:
-                    other.save()
-            raise
+        run.take(raw_bd, sequence_b, waited / len(due))
+        if run.failure is not None and len(runs) > 1:
+            say(f"{run.failure}; the other SAEs of this job go on")
 
 
 def _batches(
