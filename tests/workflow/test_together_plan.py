@@ -36,8 +36,12 @@ def test_a_single_figure_plans_only_the_jobs_that_it_needs(fresh, tmp_path):
     assert (len(groups(fresh, *options)[0]), len(groups(fresh, figure, *options)[0])) == (8, 6)
 
 
+def first_job(text, rule):
+    return text[text.index(f"rule {rule}:") :].split("\n\n")[0]
+
+
 def test_what_is_set_for_one_sae_holds_for_jobs_of_several(fresh, tmp_path):
-    options = ["train_sae:gpu=1", "train_sae:processes=2", "train_sae:mem_mb=1000"]
+    options = ["train_sae:gpu=1", "train_sae:mem_mb=1000", "train_sae:runtime=1h"]
     _, text = groups(
         fresh,
         *configured(tmp_path),
@@ -46,10 +50,27 @@ def test_what_is_set_for_one_sae_holds_for_jobs_of_several(fresh, tmp_path):
         "--set-resources",
         *options,
     )
-    first = text[text.index("rule train_saes_0:") :].split("\n\n")[0]
-    assert "threads: 2" in first
-    for resource in ("gpu=1", "processes=2", "mem_mb=3000", "runtime=720"):
-        assert resource in first
+    job = first_job(text, "train_saes_0")
+    assert "threads: 2" in job
+    for resource in ("gpu=1", "mem_mb=3000", "runtime=180"):  # of three SAEs
+        assert resource in job
+
+
+def test_each_process_has_a_thread_and_its_memory(fresh, tmp_path):
+    _, text = groups(fresh, "--set-resources", "train_sae:processes=2")
+    job = first_job(text, "train_sae")
+    for part in ("threads: 2", "processes=2", "mem_mb=3000", "runtime=720"):
+        assert part in job
+    _, text = groups(fresh, *configured(tmp_path), "--set-resources", "train_sae:processes=2")
+    job = first_job(text, "train_saes_0")
+    for part in ("threads: 2", "processes=2", "mem_mb=9000", "runtime=2160"):
+        assert part in job
+
+
+def test_no_process_is_refused(fresh):
+    result = fresh.snakemake("-n", "--set-resources", "train_sae:processes=0")
+    assert result.returncode != 0
+    assert "train_sae:processes is 0" in result.stdout + result.stderr
 
 
 def test_a_residual_sae_is_not_trained_with_its_base(fresh, tmp_path):

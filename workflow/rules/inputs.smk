@@ -120,14 +120,6 @@ def base_path(wildcards):
     return trained_base(wildcards) or str(base_folder(CFG, base))
 
 
-def bases_below(variant):
-    """How many SAEs of this workflow are trained before one of `variant`, each on the last."""
-    base = CFG.variants[variant].error_of
-    if base is None or base.source == "folder":
-        return 0
-    return 1 + bases_below(base.variant)
-
-
 def sae_groups():
     """The SAEs of all grids, in lists of up to `train_together` that share the batches they read.
 
@@ -140,8 +132,9 @@ def sae_groups():
                 tilt = CFG.variants[point.variant].tilt
                 by_document = tilt is not None and tilt.over == "sequence"
                 cache = (point.subject, point.site, point.corpus)
-                key = (*cache, seed, by_document, bases_below(point.variant))
                 sae = SimpleNamespace(**plain(point), path=point.path, seed=str(seed))
+                has_base = trained_base(sae) is not None  # which has none itself
+                key = (*cache, seed, by_document, has_base)
                 shared.setdefault(key, {})[point.path] = sae
     for saes in shared.values():
         listed = list(saes.values())
@@ -149,16 +142,37 @@ def sae_groups():
             yield listed[start : start + CFG.train_together]
 
 
+def reserve_for_processes():
+    """Give `train_sae` a thread, and the memory that is set for it, for each of its processes."""
+    resources = workflow.get_rule("train_sae").resources
+    given = resources["processes"]
+    if given.is_evaluable() or not isinstance(given.value, int) or given.value < 1:
+        raise WorkflowError(
+            f"train_sae:processes is {given.raw}; it is how many processes train one SAE, "
+            "a number from 1"
+        )
+    multiply(resources, ("mem",), given.value)
+    threads = resources["_cores"]
+    if not threads.is_evaluable():
+        resources["_cores"] = max(threads.value, given.value)
+
+
 def set_as_train_sae(rule, saes):
     """Give a rule for several SAEs what is set for `train_sae`, here, in a profile or by option.
 
-    But as often its memory as there are SAEs.
+    But as often its memory and its time as there are SAEs.
     """
     resources = workflow.get_rule(rule).resources
-    for name, one in workflow.get_rule("train_sae").resources.items():
-        memory = name.startswith("mem") and not one.is_evaluable()
-        resources[name] = len(saes) * one.value if memory else one
+    resources.update(workflow.get_rule("train_sae").resources)
+    multiply(resources, ("mem", "runtime"), len(saes))
     workflow.ruleorder(rule, "train_sae")
+
+
+def multiply(resources, starts, times):
+    """Multiply what is a number, in place, of the resources whose names start so."""
+    for name, one in resources.items():
+        if name.startswith(starts) and not one.is_evaluable():
+            resources[name] = times * one.value
 
 
 def timing_of(wildcards):

@@ -19,7 +19,8 @@ rule train_sae:
         mem_mb=1500,
         runtime=720,
         gpu=0,
-        # Resources and no parameters: they change no result, but for rounding.
+        # Resources and no parameters: they change no result, but for rounding. Memory is that of
+        # one process.
         processes=1,
         checkpoint_seconds=round(60 * CFG.training.checkpoint_minutes),
     params:
@@ -28,6 +29,9 @@ rule train_sae:
         code=sae_code,
     script:
         "../scripts/train_sae.py"
+
+
+reserve_for_processes()
 
 
 if CFG.train_together > 1:
