@@ -22,8 +22,8 @@ from saeflow.evaluation.rows import Point, read_rows
 from saeflow.evaluation.settings import CORE_METRICS, CoreSettings
 from saeflow.sae.activation_functions import JumpReLU
 from saeflow.sae.formats import save_sae
+from saeflow.sae.identity import sae_digest
 from saeflow.sae.model import SAE
-from saeflow.sae.trainer import sae_digest
 
 SITE, VOCAB, D_IN, CONTEXT = "gpt_neox.layers.1", 48, 16, 24
 LENGTHS = (24, 9, 17, 24, 2, 13, 24, 6, 24, 20, 11, 24)
