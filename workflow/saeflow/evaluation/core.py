@@ -48,7 +48,6 @@ from saeflow.progress import Progress
 from saeflow.sae.boosted import Boosted
 from saeflow.sae.formats import load_sae
 from saeflow.sae.identity import sae_digest
-from saeflow.sae.identity import sae_digest
 from saeflow.sae.model import SAE
 from saeflow.subjects.load import Subject, load_subject
 from saeflow.subjects.sites import run_to_sites
