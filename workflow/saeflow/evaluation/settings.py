@@ -13,23 +13,6 @@ CORE_METRICS = (
     "fvu",
     "l0",
     "dead_latents",
-    "mean_decoder_cosine",
-    "mean_decoder_cosine_random",
-    "ce_clean",
-    "ce_sae",
-    "ce_zero",
-    "ce_loss_score",
-    "kl_sae",
-    "kl_zero",
-    "kl_score",
-)
-"""Metrics of the rows that `core.evaluate_core` writes."""
-
-CORE_METRICS = (
-    "explained_variance",
-    "fvu",
-    "l0",
-    "dead_latents",
     "ce_clean",
     "ce_zero",
     "ce_sae",
