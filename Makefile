@@ -35,8 +35,9 @@ report: install
 targets: install
 	$(SNAKEMAKE) --quiet all -- list_targets
 
+# Tests share the cores, so each of their processes has one thread.
 test: install
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
 
 check: install
 	.venv/bin/ruff check .
