@@ -16,6 +16,8 @@ from saeflow.corpora.documents import CorpusError, Document, Tally
 from saeflow.corpora.files import documents
 from saeflow.corpora.settings import Files
 
+GZIPPED = gzip.compress(b"x" * 999, mtime=0)  # part of a test's name, so the same each time
+
 
 def read(root: Path, paths: Any = "*", **changed: Any) -> list[Document]:
     settings = Files(**{"source": "files", "paths": paths, "domain": "d", **changed})
@@ -115,7 +117,7 @@ def test_domain_from_path_and_joined_columns(tmp_path: Path) -> None:
         ("f.jsonl", b"[1]\n", {}, r"f\.jsonl:1: a JSON list, expected an object"),
         ("f.jsonl", b'{"text": ["x"]}\n', {}, r"f\.jsonl:1: column 'text' holds a list"),
         ("f.parquet", b"x", {}, r"f\.parquet: not a readable Parquet file"),
-        ("f.txt.gz", gzip.compress(b"x" * 999)[:-9], {}, r"f\.txt\.gz: damaged or truncated gzip"),
+        ("f.txt.gz", GZIPPED[:-9], {}, r"f\.txt\.gz: damaged or truncated gzip"),
         ("f.txt.gz", b"plain", {}, r"f\.txt\.gz: damaged or truncated gzip"),
         ("f.txt", b"\xff\xfe", {"on_undecodable": "strict"}, r"f\.txt:1: bytes that are not UTF-8"),
         ("f.jsonl", b'{"text": "x"}', {"domain": {"column": "k"}}, r"f\.jsonl:1: no column 'k'"),
