@@ -129,8 +129,7 @@ def sae_groups():
     for paper in CFG.papers:
         for grid in CFG.paper(paper).grids.values():
             for point, seed in product(CFG.points(grid), CFG.seeds):
-                tilt = CFG.variants[point.variant].tilt
-                by_document = tilt is not None and tilt.over == "sequence"
+                by_document = CFG.variants[point.variant].by_document
                 cache = (point.subject, point.site, point.corpus)
                 sae = SimpleNamespace(**plain(point), path=point.path, seed=str(seed))
                 has_base = trained_base(sae) is not None  # which has none itself

@@ -165,10 +165,10 @@ def _timing_mistakes(config: Config, paper: str) -> Iterator[str]:
         for variant in timing.variants:
             if variant not in config.variants:
                 continue
-            term, tilt = config.variants[variant].orthogonality, config.variants[variant].tilt
+            term = config.variants[variant].orthogonality
             if config.variants[variant].error_of is not None:
                 yield f"{where}.variants: {variant} needs a frozen SAE, with which none is timed"
-            if tilt is not None and tilt.over == "sequence":
+            if config.variants[variant].by_document:
                 yield (
                     f"{where}.variants: {variant} tilts over sequences, and batches of whole "
                     "documents are not timed; time it with tilt.over: token"

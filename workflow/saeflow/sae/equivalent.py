@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saeflow.sae.activation_functions import Gated
+from saeflow.sae.model import SAE
 from saeflow.sae.reading import FormatError
 
 
@@ -32,6 +34,25 @@ def gated_magnitude(activation: Gated, b_gate_f: Tensor) -> tuple[Tensor, Tensor
         raise FormatError("a gated SAE with a scale that is not positive cannot be saved")
     shift_f, scale_f = activation.shift.double(), activation.scale.double()
     return scale_f.log().float(), (shift_f + scale_f * b_gate_f.double()).float()
+
+
+def assembled(
+    weights: Mapping[str, Tensor],
+    activation: nn.Module,
+    *,
+    apply_b_dec_to_input: bool,
+    standardise: bool = False,
+) -> SAE:
+    """Return the SAE of `W_enc`, `W_dec`, `b_enc` and `b_dec` among `weights`."""
+    return SAE(
+        weights["W_enc"],
+        weights["W_dec"],
+        weights["b_enc"],
+        weights["b_dec"],
+        activation,
+        apply_b_dec_to_input=apply_b_dec_to_input,
+        standardise=standardise,
+    )
 
 
 def with_unit_decoder(W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, path: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from saeflow.artifacts import atomic_path, write_json
 from saeflow.sae.activation_functions import Gated, JumpReLU, TopK
-from saeflow.sae.equivalent import gated, gated_magnitude, with_unit_decoder
+from saeflow.sae.equivalent import assembled, gated, gated_magnitude, with_unit_decoder
 from saeflow.sae.model import SAE
 from saeflow.sae.reading import (
     FormatError,
@@ -130,12 +130,9 @@ def _load_saelens(folder: Path) -> SAE:
     if rescaled and required(cfg, "rescale_acts_by_decoder_norm", bool, config):
         # It selects pre-activations times the norm of their decoder row, and divides by it again.
         weights |= with_unit_decoder(weights["W_enc"], weights["b_enc"], weights["W_dec"], path)
-    return SAE(
-        W_enc=weights["W_enc"],
-        W_dec=weights["W_dec"],
-        b_enc=weights["b_enc"],
-        b_dec=weights["b_dec"],
-        activation=activation,
+    return assembled(
+        weights,
+        activation,
         apply_b_dec_to_input=required(cfg, "apply_b_dec_to_input", bool, config),
         standardise=_STANDARDISE[cfg.get("normalize_activations", "none")],
     )

@@ -101,15 +101,12 @@ class GateReconstruction(LossTerm):
     name, weight = "gate_reconstruction", 1.0
 
     def __init__(self, nested: config.Matryoshka | None = None) -> None:
-        self.nested, self.shares = nested, _shares(nested)
+        self.shares = _shares(nested)
 
     def __call__(self, sae: SAE, step: Step) -> Tensor:
         """Return each token's mean square over dimensions."""
-        group_f = None
-        if self.nested is not None:
-            group_f = matryoshka_groups(self.nested, sae.d_sae, str(step.target_bd.device))
         frozen_fd, groups = sae.W_dec.detach(), len(self.shares)
-        parts_bgd = decode_pairs(step.pre_p, frozen_fd, step.pairs, group_f, groups)
+        parts_bgd = decode_pairs(step.pre_p, frozen_fd, step.pairs, step.group_f, groups)
         prefixes_bd = nested_prefixes(parts_bgd, sae.b_dec.detach())
         return nested_square(step.target_bd, prefixes_bd, self.shares)
 
@@ -170,7 +167,7 @@ def run_step(
     parts_bgd = decode_pairs(values_p, sae.W_dec, pairs, group_f, groups)
     prefixes_bd = nested_prefixes(parts_bgd, sae.b_dec)
     parts = (target_bd, input_bd, pairs, pre_p, values_p, prefixes_bd)
-    return Step(*parts, dead_f, index, sequence_b, ranks)
+    return Step(*parts, dead_f, index, group_f, sequence_b, ranks)
 
 
 def loss_terms(settings: config.SAESettings, d_in: int) -> list[LossTerm]:

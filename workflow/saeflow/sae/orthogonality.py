@@ -23,7 +23,7 @@ from saeflow.sae.model import SAE
 from saeflow.sae.products import has_onednn
 from saeflow.sae.seeding import generator
 from saeflow.sae.settings import Precision
-from saeflow.sae.step import LossTerm, Step
+from saeflow.sae.step import LossTerm, Step, total
 
 _STRIP = 256
 """Rows of a strip, a multiple of _GROUP."""
@@ -35,8 +35,6 @@ _WHOLE = 512
 """Up to this size chunks are multiplied whole, several at a time: strips would save nothing."""
 _COSINES = 1 << 22
 """Cosines computed at once of chunks that are multiplied whole."""
-_SUMMED = 1 << 14
-"""Entries that torch adds up on one thread."""
 
 
 class OrthogonalityPenalty(LossTerm):
@@ -106,7 +104,7 @@ class _SquaredCosines(torch.autograd.Function):
         ctx.save_for_backward(W_dec, nearest_f, cosine_f, share_f, norm_f, product_f)
         ctx.delta = delta
         squares_f = share_f * cosine_f.square()
-        return torch.stack([part.sum() for part in squares_f.split(_SUMMED)]).sum()
+        return total(squares_f)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from saeflow.sae.preactivations import Chunks, Preactivations
 from saeflow.sae.selection import (
+    BOUND_MARGIN,
     Groups,
     SelectBatchTopK,
     SelectTopK,
@@ -201,7 +202,7 @@ class ProposeBatchTopK(SelectBatchTopK):
         proposed = found >= lowest
         if proposed.sum() > _TOO_MANY * wanted:
             return None
-        self.bound = 0.9 * cut
+        self.bound = BOUND_MARGIN * cut
         bound_b = found.new_full((shape[0],), lowest).view(torch.bfloat16).float()
         return Proposal(product, flat[proposed], rounded[proposed], bound_b)
 

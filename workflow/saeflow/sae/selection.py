@@ -21,7 +21,8 @@ from saeflow.sae.sparse import Pairs
 _GROUP_SIZES = (64, 32, 16, 8, 4, 2)
 _GROUPS_PER_WANTED = 12
 _FEWEST_GROUPS = 64
-_MARGIN = 0.9
+BOUND_MARGIN = 0.9
+"""What BatchTopK's next bound is of the last cut."""
 _TOO_MANY = 4
 _DROPPED_BITS = 12
 
@@ -98,7 +99,7 @@ class SelectBatchTopK:
         if len(values) > wanted:
             keep, cut = largest(values, wanted)
             flat, values = flat[keep], values[keep]
-            self.bound = _MARGIN * cut
+            self.bound = BOUND_MARGIN * cut
         return as_pairs(flat, values, shape)
 
     def bounds(self, chunks: Chunks) -> Iterator[float]:

@@ -243,6 +243,11 @@ class Variant(Settings):
     """Keys of `Training` that this variant changes, e.g. its learning rate."""
 
     @property
+    def by_document(self) -> bool:
+        """Whether batches are made of whole documents."""
+        return self.tilt is not None and self.tilt.over == "sequence"
+
+    @property
     def centred(self) -> bool:
         """Whether the encoder sees x less b_dec."""
         if self.apply_b_dec_to_input is not None:

@@ -7,10 +7,8 @@ from torch import Tensor
 
 from saeflow.sae.preactivations import Chunks
 from saeflow.sae.ranks import Ranks
-from saeflow.sae.selection import SelectBatchTopK, as_pairs, largest, survivors
+from saeflow.sae.selection import BOUND_MARGIN, SelectBatchTopK, as_pairs, largest, survivors
 from saeflow.sae.sparse import Pairs
-
-_MARGIN = 0.9
 
 
 class SelectSharedBatchTopK(SelectBatchTopK):
@@ -38,5 +36,5 @@ class SelectSharedBatchTopK(SelectBatchTopK):
         if len(everything) > wanted:
             keep, cut = largest(everything, wanted)
             flat, values = flat[keep[own]], values[keep[own]]
-            self.bound = _MARGIN * cut
+            self.bound = BOUND_MARGIN * cut
         return as_pairs(flat, values, shape)

@@ -37,6 +37,8 @@ class Step:
     """Latents that have not fired for a while, bool (d_sae,)."""
     index: int
     """Number of the step, from 0."""
+    group_f: Tensor | None = None
+    """Each latent's group of nested prefixes, int64 (d_sae,), rising; None is one group."""
     sequence_b: Tensor | None = None
     """Document of each token, int64 (batch,), where a reduction needs it."""
     ranks: Ranks = ALONE

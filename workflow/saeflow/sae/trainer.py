@@ -188,11 +188,10 @@ class _Order(NamedTuple):
 
 def _order(settings: Mapping[Path, SAESettings]) -> _Order:
     """Return what decides the batches of all `settings`; raise ValueError where they differ."""
-    orders = {}
-    for out, s in settings.items():
-        tilt = s.variant.tilt
-        by_document = tilt is not None and tilt.over == "sequence"
-        orders[out] = _Order(s.training.batch_size, s.seed, by_document)
+    orders = {
+        out: _Order(s.training.batch_size, s.seed, s.variant.by_document)
+        for out, s in settings.items()
+    }
     first, common = next(iter(orders.items()))
     for out, order in orders.items():
         for name, value, other in zip(_Order._fields, common, order, strict=True):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saeflow.sae.activation_functions import JumpReLU, TopK
-from saeflow.sae.equivalent import gated, with_unit_decoder
+from saeflow.sae.equivalent import assembled, gated, with_unit_decoder
 from saeflow.sae.model import SAE
 from saeflow.sae.reading import (
     FormatError,
@@ -68,14 +68,8 @@ def load(folder: Path) -> SAE:
     activation = _activation(dict_class, weights, state, path)
     if dict_class == "AutoEncoder":
         weights |= with_unit_decoder(weights["W_enc"], weights["b_enc"], weights["W_dec"], path)
-    return SAE(
-        W_enc=weights["W_enc"],
-        W_dec=weights["W_dec"],
-        b_enc=weights["b_enc"],
-        b_dec=weights["b_dec"],
-        activation=activation,
-        apply_b_dec_to_input=dict_class not in _INPUT_WITH_BIAS,
-    )
+    centred = dict_class not in _INPUT_WITH_BIAS
+    return assembled(weights, activation, apply_b_dec_to_input=centred)
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from saeflow.sae.activation_functions import JumpReLU
+from saeflow.sae.equivalent import assembled
 from saeflow.sae.model import SAE
 from saeflow.sae.reading import FormatError, check_archive, checked
 
@@ -36,14 +37,7 @@ def load(folder: Path) -> SAE:
         "threshold": (d_sae,),
     }
     weights = checked(tensors, shapes, "Gemma Scope SAE", path)
-    return SAE(
-        W_enc=weights["W_enc"],
-        W_dec=weights["W_dec"],
-        b_enc=weights["b_enc"],
-        b_dec=weights["b_dec"],
-        activation=JumpReLU(weights["threshold"]),
-        apply_b_dec_to_input=False,
-    )
+    return assembled(weights, JumpReLU(weights["threshold"]), apply_b_dec_to_input=False)
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
