@@ -16,7 +16,8 @@ from keys_case import Case, Result, Stage
 from keys_shown import report_page
 from sae_planted import SITE, planted, planted_cache, settings
 
-from saeflow.config import Config, Timing, load_config
+from saeflow.config import Config, load_config
+from saeflow.grids import Timing
 from saeflow.paths import POINT, Paths
 from saeflow.preflight import base_files, base_folder, corpus_files, subject_root
 from saeflow.references import TIMING_SPLIT
@@ -63,11 +64,11 @@ def run(config: Config, world: Path, out: Path) -> Result:
         "saes": [
             rules.sae_settings(SimpleNamespace(variant=p.variant, d_sae=p.d_sae, l0=p.l0, seed=0))
             for grid in paper.grids.values()
-            for p in config.points(grid)
+            for p in grid.points()
         ],
         "bases": [
             rules.base_inputs(SimpleNamespace(**p.model_dump(), seed=0))
-            for p in config.points(paper.grids["other"])
+            for p in paper.grids["other"].points()
         ],
         "together": [[(s.path, s.seed) for s in saes] for saes in rules.sae_groups()],
         "figures": [(rules.figure_context(w), rules.figure_input(w)) for w in figures.values()],

@@ -18,7 +18,7 @@ def load(**changes):
 def test_every_scale_is_valid(scale):
     config = load(scale=scale)
     grid = config.ortsae.grids["main"]
-    points = list(config.points(grid))
+    points = list(grid.points())
     assert len(points) == len(grid.variants) * len(grid.l0)
     for point in points:
         settings = config.sae(point.variant, point.d_sae, point.l0, config.seeds[0])

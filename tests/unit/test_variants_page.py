@@ -41,7 +41,7 @@ def test_the_example_variant_is_one_entry():
     settings = config.sae("tilted_matryoshka", 64, 4, 0)
     assert settings.variant.architecture == "batchtopk+matryoshka+tilt"
     assert settings.training.learning_rate == 1e-3
-    assert "tilted_matryoshka" in {p.variant for p in config.points(config.ortsae.grids["main"])}
+    assert "tilted_matryoshka" in {p.variant for p in config.ortsae.grids["main"].points()}
 
 
 def test_the_example_loss_term_trains(tmp_path):

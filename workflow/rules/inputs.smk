@@ -128,7 +128,7 @@ def sae_groups():
     shared = {}
     for paper in CFG.papers:
         for grid in CFG.paper(paper).grids.values():
-            for point, seed in product(CFG.points(grid), CFG.seeds):
+            for point, seed in product(grid.points(), CFG.seeds):
                 by_document = CFG.variants[point.variant].by_document
                 cache = (point.subject, point.site, point.corpus)
                 sae = SimpleNamespace(**plain(point), path=point.path, seed=str(seed))
@@ -245,7 +245,7 @@ def point_paper(wildcards):
     path = POINT.format(**wildcards)
     for paper in CFG.papers:
         for grid in CFG.paper(paper).grids.values():
-            if any(point.path == path for point in CFG.points(grid)):
+            if any(point.path == path for point in grid.points()):
                 return paper
     raise WorkflowError(f"{path} is not a point of any grid of {', '.join(CFG.papers)}")
 
@@ -282,7 +282,7 @@ def shown_grid(wildcards, shown):
 
 
 def shown_points(wildcards, shown):
-    points = CFG.points(shown_grid(wildcards, shown))
+    points = shown_grid(wildcards, shown).points()
     return [manifest(P.core(p.path)) for p in points if p.variant in shown.variants]
 
 
@@ -325,7 +325,7 @@ def grid_rows(paper, name):
     return [
         *(
             f"{P.core(point.path)}/core.parquet"
-            for point in CFG.points(section.grids[name])
+            for point in section.grids[name].points()
         ),
         *(f"{P.timing(paper, timing)}/timing.parquet" for timing in timings),
     ]
@@ -416,7 +416,7 @@ def report_artefacts():
             folders[P.subject(grid.subject)] = None
             folders[P.tokens(grid.subject, grid.corpus)] = None
             folders[P.activations(grid.subject, grid.corpus, "train")] = None
-            for point in CFG.points(grid):
+            for point in grid.points():
                 folders.update({P.sae(point.path, seed): None for seed in CFG.seeds})
                 folders[P.core(point.path)] = None
         folders.update({P.timing(paper, name): None for name in section.timings})

@@ -10,42 +10,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from saeflow.activations.settings import ActivationSettings
 from saeflow.claims import ClaimSettings
 from saeflow.corpora.settings import Corpus
 from saeflow.evaluation.settings import EvaluationSettings
 from saeflow.figures.settings import FigureSettings, TableSettings
+from saeflow.grids import Distinct, Grid, Name, Point, SeriesGrid, Timing
 from saeflow.references import mistakes, unknown
 from saeflow.sae.settings import SAESettings, Training, Variant, merge_training
 from saeflow.settings import Settings
 from saeflow.subjects.settings import SubjectSettings
 
 Scale = Literal["smoke", "desk", "paper"]
-PaperName = Literal["ortsae"]
+PaperName = Literal["ortsae", "ssae"]
 Layer = tuple[str, dict[str, Any]]
 
 
-def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError(f"lists a value twice: {', '.join(map(str, values))}")
-    return values
-
-
-Item = TypeVar("Item")
-Distinct = Annotated[tuple[Item, ...], Field(min_length=1), AfterValidator(_distinct)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
 _MAPPINGS_REPLACED = frozenset({"mixture", "splits", "tokens"})
 
 
@@ -57,69 +42,13 @@ _ANY_WIDTH = 1 << 16
 """A dictionary wide enough for every Matryoshka group."""
 
 
-class Point(Settings):
-    """One SAE configuration of a grid; its seeds are trained apart and evaluated together."""
-
-    subject: str
-    site: str
-    corpus: str
-    variant: str
-    d_sae: PositiveInt
-    l0: PositiveInt
-
-    @property
-    def path(self) -> str:
-        """The point's place below `saes/` and `metrics/core/`."""
-        return f"{self.subject}/{self.site}/{self.corpus}/{self.variant}/d{self.d_sae}-l0_{self.l0}"
-
-
-class Grid(Settings):
-    """SAEs to train on one site: variants x L0 (x the seeds of the config)."""
-
-    subject: Name
-    """Subject of `subjects`."""
-    corpus: Name
-    """Corpus of `corpora` whose activations are cached and whose held-out part is evaluated."""
-    site: str
-    """Module of the subject whose output is reconstructed."""
-    d_sae: PositiveInt
-    """Dictionary size."""
-    l0: Distinct[PositiveInt]
-    """Sparsity levels."""
-    reference_l0: PositiveInt
-    """The level of single-L0 figures and claims."""
-    variants: Distinct[str]
-    """Variants of `variants`."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Grid:
-        if self.reference_l0 not in self.l0:
-            raise ValueError(f"reference_l0 {self.reference_l0} is not one of l0 {self.l0}")
-        if max(self.l0) > self.d_sae:
-            raise ValueError(
-                f"l0 {max(self.l0)} exceeds d_sae {self.d_sae}: k must be at most d_sae"
-            )
-        return self
-
-
-class Timing(Settings):
-    """Training time of several variants, measured side by side in one process."""
-
-    grid: Name
-    variants: Annotated[Distinct[str], Field(min_length=2)]
-    """Variants to time."""
-    rounds: PositiveInt = 10
-    """Rounds; in each, every variant takes its turn."""
-    steps: PositiveInt = 20
-    """Training steps of one turn."""
-
-
 class Paper(Settings):
-    """The experiment of one paper: its grids, timings, figures, tables and claims."""
+    """The experiment of one paper: its grids, sweeps, timings, figures, tables and claims."""
 
     title: str
     reference: str
-    grids: dict[Name, Grid]
+    grids: dict[Name, Grid] = Field(default_factory=dict)
+    sweeps: dict[Name, SeriesGrid] = Field(default_factory=dict)
     timings: dict[Name, Timing] = Field(default_factory=dict)
     figures: dict[Name, FigureSettings] = Field(default_factory=dict)
     tables: dict[Name, TableSettings] = Field(default_factory=dict)
@@ -148,6 +77,7 @@ class Config(Settings):
     variants: dict[Name, Variant]
     evaluation: EvaluationSettings
     ortsae: Paper
+    ssae: Paper
 
     @property
     def root(self) -> str:
@@ -158,18 +88,13 @@ class Config(Settings):
         """Return a paper's section by its name."""
         return getattr(self, name)
 
-    def points(self, grid: Grid) -> Iterator[Point]:
-        """Yield the points of a grid, variant by variant."""
-        for variant in grid.variants:
-            for l0 in grid.l0:
-                yield Point(
-                    subject=grid.subject,
-                    site=grid.site,
-                    corpus=grid.corpus,
-                    variant=variant,
-                    d_sae=grid.d_sae,
-                    l0=l0,
-                )
+    def points(self, paper: str) -> Iterator[tuple[str, Point]]:
+        """Yield the points of all grids and sweeps of a paper, each with its config key."""
+        section = self.paper(paper)
+        for name, grid in section.grids.items():
+            yield from ((f"{paper}.grids.{name}", point) for point in grid.points())
+        for name, sweep in section.sweeps.items():
+            yield from ((f"{paper}.sweeps.{name}", point) for point in sweep.points())
 
     def sae(self, variant: str, d_sae: int, l0: int, seed: int) -> SAESettings:
         """Return the settings of one training job."""
@@ -208,14 +133,12 @@ class Config(Settings):
     @model_validator(mode="after")
     def _points_are_possible(self) -> Config:
         for paper in self.papers:
-            for name, grid in self.paper(paper).grids.items():
-                for point in self.points(grid):
-                    try:
-                        self.sae(point.variant, point.d_sae, point.l0, 0)
-                    except ValidationError as error:
-                        message = error.errors()[0]["msg"]
-                        where = f"{paper}.grids.{name}.d_sae"
-                        raise ValueError(f"{where}: {point.variant}: {message}") from error
+            for key, point in self.points(paper):
+                try:
+                    self.sae(point.variant, point.d_sae, point.l0, 0)
+                except ValidationError as error:
+                    message = error.errors()[0]["msg"]
+                    raise ValueError(f"{key}.d_sae: {point.variant}: {message}") from error
         return self
 
 

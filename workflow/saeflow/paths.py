@@ -40,6 +40,26 @@ class Paths:
         """Folder of the core metrics of one point, all seeds."""
         return f"{self.root}/metrics/core/{point}"
 
+    def index(self, corpus: str, name: str) -> str:
+        """Folder of an index over a corpus's documents, for retrieval."""
+        return f"{self.root}/indexes/{corpus}/{name}"
+
+    def measure(self, paper: str, sweep: str, measure: str, series: str, tested: str) -> str:
+        """Folder of one measure of a series of a sweep on one text, all seeds."""
+        return f"{self.root}/metrics/{paper}/{sweep}/{measure}/{series}/{tested}"
+
+    def pareto(self, paper: str, sweep: str) -> str:
+        """Folder of what relates the series of a sweep to its baseline."""
+        return f"{self.root}/metrics/{paper}/{sweep}/pareto"
+
+    def map(self, paper: str, figure: str) -> str:
+        """Folder of a figure's map of activations and decoder directions."""
+        return f"{self.root}/metrics/{paper}/map/{figure}"
+
+    def debias(self, paper: str, seed: str) -> str:
+        """Folder of one seed of the debiasing experiment."""
+        return f"{self.root}/metrics/{paper}/debias/seed{seed}"
+
     def timing(self, paper: str, name: str) -> str:
         """Folder of a training-time measurement."""
         return f"{self.root}/metrics/timing/{paper}/{name}"

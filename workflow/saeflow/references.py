@@ -13,7 +13,8 @@ from saeflow.sae.settings import TIMING_METRIC, TrainedBase
 from saeflow.subjects.patterns import site_matches
 
 if TYPE_CHECKING:
-    from saeflow.config import Config, Grid, Paper
+    from saeflow.config import Config, Paper
+    from saeflow.grids import Grid
 
 TIMING_SPLIT = "train"
 

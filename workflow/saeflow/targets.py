@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from saeflow.config import Config, Grid
+from saeflow.config import Config
+from saeflow.grids import Grid
 from saeflow.paths import Paths
 
 
@@ -71,7 +72,7 @@ def _cache_jobs(config: Config, grid: Grid) -> frozenset[Job]:
 
 def _grid_jobs(config: Config, grid: Grid, variants: tuple[str, ...]) -> frozenset[Job]:
     jobs = set(_cache_jobs(config, grid))
-    for point in config.points(grid):
+    for point in grid.points():
         if point.variant in variants:
             jobs.add(Job("evaluate_core", point.path))
             jobs |= {Job("train_sae", f"{point.path}-seed{seed}") for seed in config.seeds}

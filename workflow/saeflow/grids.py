@@ -1,0 +1,139 @@
+"""What is trained and compared: grids of variants, and sweeps of series."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
+
+from saeflow.settings import Settings
+
+Item = TypeVar("Item")
+
+
+def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"lists a value twice: {', '.join(map(str, values))}")
+    return values
+
+
+Distinct = Annotated[tuple[Item, ...], Field(min_length=1), AfterValidator(_distinct)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
+
+
+class Point(Settings):
+    """One SAE configuration; its seeds are trained apart and evaluated together."""
+
+    subject: str
+    site: str
+    corpus: str
+    variant: str
+    d_sae: PositiveInt
+    l0: PositiveInt
+
+    @property
+    def path(self) -> str:
+        """The point's place below `saes/` and `metrics/core/`."""
+        return f"{self.subject}/{self.site}/{self.corpus}/{self.variant}/d{self.d_sae}-l0_{self.l0}"
+
+
+class _Sparsities(Settings):
+    """A site of a subject, and the dictionary size and sparsity levels of its SAEs."""
+
+    subject: Name
+    """Subject of `subjects`."""
+    site: str
+    """Module of the subject whose output is reconstructed."""
+    d_sae: PositiveInt
+    """Dictionary size."""
+    l0: Distinct[PositiveInt]
+    """Sparsity levels."""
+    reference_l0: PositiveInt
+    """The level of single-L0 figures and claims."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _Sparsities:
+        if self.reference_l0 not in self.l0:
+            raise ValueError(f"reference_l0 {self.reference_l0} is not one of l0 {self.l0}")
+        if max(self.l0) > self.d_sae:
+            raise ValueError(
+                f"l0 {max(self.l0)} exceeds d_sae {self.d_sae}: k must be at most d_sae"
+            )
+        return self
+
+    def _points(self, corpus: str, variant: str) -> Iterator[Point]:
+        site = {"subject": self.subject, "site": self.site, "d_sae": self.d_sae}
+        for l0 in self.l0:
+            yield Point(**site, corpus=corpus, variant=variant, l0=l0)
+
+
+class Grid(_Sparsities):
+    """SAEs to train on one site: variants x L0 (x the seeds of the config)."""
+
+    corpus: Name
+    """Corpus of `corpora` whose activations are cached and whose held-out part is evaluated."""
+    variants: Distinct[str]
+    """Variants of `variants`."""
+
+    def points(self) -> Iterator[Point]:
+        """Yield the points of the grid, variant by variant."""
+        for variant in self.variants:
+            yield from self._points(self.corpus, variant)
+
+
+class Series(Settings):
+    """A line of a comparison: SAEs of one variant, trained on one corpus, at every L0."""
+
+    corpus: Name
+    """Corpus of `corpora` that they are trained on: general, of a domain, or selected."""
+    variant: str
+    """Variant of `variants`."""
+    label: str = ""
+    """Name in figures and tables."""
+
+
+class Tested(Settings):
+    """Text on which every series of a sweep is measured."""
+
+    corpus: Name
+    """Corpus of `corpora`."""
+    split: Literal["validation", "test"] = "test"
+    """Its held-out part."""
+
+
+class SeriesGrid(_Sparsities):
+    """SAEs of several origins, compared on the same text: series x L0 (x the seeds)."""
+
+    baseline: Name
+    """The series that perplexity is related to at matched L0: the general-purpose SAE."""
+    series: dict[Name, Series] = Field(min_length=1)
+    """What is compared. In metrics, `variant` is the name of a series and `selection` the corpus
+    that it was trained on."""
+    tested: dict[Name, Tested] = Field(min_length=1)
+    """What it is measured on."""
+
+    @model_validator(mode="after")
+    def _has_its_baseline(self) -> SeriesGrid:
+        if self.baseline not in self.series:
+            raise ValueError(
+                f"baseline {self.baseline!r} is not one of the series {', '.join(self.series)}"
+            )
+        return self
+
+    def points(self, series: str | None = None) -> Iterator[Point]:
+        """Yield the points of a series, or of all."""
+        for name in self.series if series is None else (series,):
+            yield from self._points(self.series[name].corpus, self.series[name].variant)
+
+
+class Timing(Settings):
+    """Training time of several variants, measured side by side in one process."""
+
+    grid: Name
+    variants: Annotated[Distinct[str], Field(min_length=2)]
+    """Variants to time."""
+    rounds: PositiveInt = 10
+    """Rounds; in each, every variant takes its turn."""
+    steps: PositiveInt = 20
+    """Training steps of one turn."""
