@@ -1,0 +1,1 @@
+"""Selection of training documents: what of a general corpus is like a few documents of a domain."""

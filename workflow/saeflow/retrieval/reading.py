@@ -1,0 +1,78 @@
+"""Read documents and count their tokens, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from saeflow.artifacts import read_manifest
+from saeflow.corpora.documents import DOCUMENTS
+from saeflow.corpora.spool import Row
+
+BATCH_ROWS = 4096
+
+
+class Part(NamedTuple):
+    """Some documents of a split, in the order of their ids."""
+
+    documents_n: NDArray[np.int64]
+    texts: list[str]
+
+
+def read_split(corpus: Path, split: str) -> Iterator[Part]:
+    """Yield the documents of a split, `BATCH_ROWS` rows of the corpus at a time."""
+    for table in _batches(corpus, ["document", "split", "text"]):
+        kept = table.filter(pc.equal(table["split"], split))
+        yield Part(_ids(kept), kept["text"].to_pylist())
+
+
+def read_ids(corpus: Path, split: str) -> NDArray[np.int64]:
+    """Return the ids of the documents of a split, in ascending order."""
+    tables = _batches(corpus, ["document", "split"])
+    return np.concatenate([_ids(table.filter(pc.equal(table["split"], split))) for table in tables])
+
+
+def read_rows(corpus: Path, documents: Collection[int]) -> dict[int, Row]:
+    """Return the rows of `documents` by id; ids that the corpus does not have are left out."""
+    wanted = pa.array(sorted(documents), pa.int64())
+    rows: dict[int, Row] = {}
+    for table in _batches(corpus, list(Row._fields)):
+        for row in table.filter(pc.is_in(table["document"], wanted)).to_pylist():
+            rows[row["document"]] = Row(**row)
+    return rows
+
+
+def count_tokens(tokens: Path, split: str) -> dict[int, int]:
+    """Return the text tokens of each document of a split that has any, by document.
+
+    `tokens` is a folder of windows; tokens of dropped windows and begin tokens do not count.
+    """
+    begin = int(read_manifest(tokens, kind="tokens")["settings"]["prepend_bos"])
+    documents: list[NDArray[np.int64]] = []
+    lengths: list[NDArray[np.int64]] = []
+    file = pq.ParquetFile(tokens / f"{split}.parquet")
+    for batch in file.iter_batches(BATCH_ROWS, columns=["document", "tokens"]):
+        documents.append(batch["document"].to_numpy())
+        lengths.append(pc.list_value_length(batch["tokens"]).to_numpy() - begin)
+    if not documents:
+        return {}
+    ids, inverse = np.unique(np.concatenate(documents), return_inverse=True)
+    counts = np.bincount(inverse, weights=np.concatenate(lengths)).astype(np.int64)
+    return dict(zip(ids.tolist(), counts.tolist(), strict=True))
+
+
+def _batches(corpus: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+    file = pq.ParquetFile(corpus / DOCUMENTS)
+    for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
+        yield pa.Table.from_batches([batch])
+
+
+def _ids(table: pa.Table) -> NDArray[np.int64]:
+    return table["document"].to_numpy().astype(np.int64, copy=False)
