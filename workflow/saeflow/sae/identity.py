@@ -1,4 +1,4 @@
-"""What a training is made from beside settings and activations: its code and a frozen SAE.
+"""What a training is made from beside settings and activations: its code and other SAEs.
 
 It knows no torch, so that the workflow can ask before any job starts.
 """
@@ -24,7 +24,7 @@ def training_code(variant: Variant) -> str:
     files, only when called, so both are named here; the readers only where a folder is read.
     """
     modules = ["saeflow.sae.trainer", "saeflow.sae.parallel"]
-    if isinstance(variant.error_of, FolderBase):
+    if any(isinstance(other, FolderBase) for other in (variant.error_of, variant.init_from)):
         modules.append("saeflow.sae.foreign")
     return fingerprint(*modules)
 

@@ -56,6 +56,10 @@ class L1Penalty(LossTerm):
         self.weight = l1.coefficient
         self.memory = 1.0  # the last off; training starts with many times the target active
 
+    def go_on(self, coefficient: float) -> None:
+        """Steer on from a coefficient with which L0 was on its target."""
+        self.weight, self.memory = coefficient, 0.0
+
     def __call__(self, sae: SAE, step: Step) -> Tensor:
         """Return the L1 norm of each token's latents; steer the coefficient for the next step."""
         if self.settings.match_l0:

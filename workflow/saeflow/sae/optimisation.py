@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from saeflow.progress import say
+from saeflow.sae.continued import Start, continued_sae
 from saeflow.sae.gradients import clip_gradients, normalise_rows, remove_parallel
 from saeflow.sae.initial import initial_sae
 from saeflow.sae.model import SAE, standardised
-from saeflow.sae.objectives import loss_terms, matryoshka_groups, run_step
+from saeflow.sae.objectives import L1Penalty, loss_terms, matryoshka_groups, run_step
 from saeflow.sae.preactivations import Preactivations, chunk_rows
 from saeflow.sae.ranks import ALONE, Ranks
 from saeflow.sae.reduction import reduction
@@ -52,8 +53,9 @@ class Trainer:
     Works in a scaled space (`input_scaling`), where the target is the activation or the error of
     the frozen SAE `base`; `finished` folds the scales back. `sample_nd` are activations (n, d_in)
     as they are in the cache, `mean_square` the mean square of the cache's entries. `ranks` are the
-    processes that share every step, each with a trainer of its own; all hold the same weights.
-    Raises ValueError for a `base` of another width and a batch that the ranks do not divide.
+    processes that share every step, each with a trainer of its own; all hold the same weights. Of
+    a variant with `init_from`, `start` is the SAE that is trained further. Raises ValueError for a
+    `base` of another width, a `start` that does not fit and a batch that the ranks do not divide.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Trainer:
         device: str = "cpu",
         base: SAE | None = None,
         ranks: Ranks = ALONE,
+        start: Start | None = None,
     ) -> None:
         training = settings.training
         ranks.check(training.batch_size)
@@ -72,11 +75,18 @@ class Trainer:
         self.steps = settings.steps
         self.base = _frozen(base, settings, sample_nd.shape[1])
         self.scales = _scales(training, sample_nd, mean_square, self.base)
-        sample = self._scaled(sample_nd)
         scale = self.scales.input * mean_square**0.5
         if training.input_scaling == "standardise":
             scale = 1.0
-        self.sae = initial_sae(settings, *sample, scale).to(device)
+        if (start is None) != (settings.variant.init_from is None):
+            raise ValueError("an SAE to start from goes with a variant with init_from")
+        if start is None:
+            x_nd, target_nd = self._scaled(sample_nd)
+            self.sae = initial_sae(settings, x_nd, target_nd, scale).to(device)
+        else:
+            width = sample_nd.shape[1]
+            self.sae = continued_sae(settings, start.sae, width, self.scales.input, scale)
+            self.sae.to(device)
         self.base = None if self.base is None else self.base.to(device)
         ranks.adopt(self.sae.parameters())
         if ranks.size > 1 and isinstance(self._activation, TrainingBatchTopK):
@@ -88,6 +98,9 @@ class Trainer:
             self.parameters.values(), lr=training.learning_rate, betas=training.betas, fused=True
         )
         self.terms = loss_terms(settings, self.sae.d_in)
+        for term in self.terms:
+            if start is not None and start.l1 is not None and isinstance(term, L1Penalty):
+                term.go_on(start.l1 * self.scales.target)
         self.reduce = reduction(settings.variant, self.steps)
         nested = settings.variant.matryoshka
         self.group_f = None if nested is None else matryoshka_groups(nested, settings.d_sae, device)

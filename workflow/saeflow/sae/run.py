@@ -18,6 +18,7 @@ from saeflow.artifacts import (
     ArtifactError,
     Clock,
     atomic_path,
+    begin,
     read_manifest,
     write_manifest,
 )
@@ -26,6 +27,7 @@ from saeflow.sae.checkpoint import load_state, save_state
 from saeflow.sae.formats import save_sae
 from saeflow.sae.optimisation import NonFiniteLoss, Outcome, Trainer
 from saeflow.sae.selection import Cut
+from saeflow.sae.snapshots import Snapshots
 
 LOG = "log.parquet"
 TRAINER = "trainer"
@@ -56,6 +58,7 @@ class Run:
         self.saved_index: int | None = None
         self.failure: NonFiniteLoss | None = None
         self.cut, self.counted = Cut(trainer.idle_tokens_f.device), 0
+        self.snapshots = Snapshots(out, trainer.settings)
         training, self.end = trainer.training, trainer.steps
         if trainer.needs_calibration:
             epoch = math.ceil(rows / training.batch_size)
@@ -65,7 +68,14 @@ class Run:
             trainer.restore(tensors, numbers["trainer"])
             self.log, self.losses = numbers["log"], numbers["losses"]
             self.seconds, self.saved_index = numbers["seconds"], trainer.index
+            self.snapshots.taken = numbers["snapshots"]
             say(f"going on from step {trainer.index:,} of {trainer.steps:,}")
+
+    def begin(self) -> None:
+        """Make `out` ready: what another training left there counts no more."""
+        begin(self.out)
+        if not self.trainer.index:
+            self.snapshots.clear()
 
     @property
     def position(self) -> int:
@@ -99,6 +109,8 @@ class Run:
             return
         self.seconds += waited + time.monotonic() - started
         self._record(outcome)
+        if self.snapshots.is_due(self.trainer):
+            self.snapshots.take(self.trainer, raw_bd, self._described(outcome.step.l0))
 
     def save(self) -> None:
         """Write a checkpoint of the moment after the last step, if there is none yet.
@@ -109,39 +121,38 @@ class Run:
         if self.trainer.ranks.rank or self.failure is not None or written:
             return
         tensors, numbers = self.trainer.state()
-        more = {"log": self.log, "losses": self.losses, "seconds": self.seconds}
+        more = {
+            "log": self.log,
+            "losses": self.losses,
+            "seconds": self.seconds,
+            "snapshots": self.snapshots.taken,
+        }
         save_state(self.out / TRAINER, self.identity, tensors, {"trainer": numbers, **more})
         self.saved_index = self.trainer.index
 
     def finish(self, metadata: Mapping[str, Any], clock: Clock) -> None:
         """Leave the SAE with log and manifest in `out`; the checkpoint stays."""
-        trainer, last, site = self.trainer, self.log[-1], self.identity["site"]
+        trainer, last = self.trainer, self.log[-1]
         if trainer.needs_calibration:
             trainer.set_threshold(self.cut, self.counted * trainer.training.batch_size)
         if trainer.ranks.rank:
             return
-        described = {
-            **_source(self.activations),
-            "hook_name": site,
-            "hf_hook_name": site,
-            "training_architecture": trainer.settings.variant.architecture,
-            "l0": last["l0"],
-            "num_dead_features": last["dead_latents"],
-        }
+        described = self._described(last["l0"])
         files = save_sae(trainer.finished(), self.out, {**described, **metadata})
         with atomic_path(self.out / LOG) as temporary:
             pq.write_table(pa.Table.from_pylist(self.log), temporary)
-        base = self.identity["base"]
+        others = {name: self.identity[name] for name in ("base", "init") if self.identity[name]}
         write_manifest(
             self.out,
             kind="sae",
             settings=self.identity["settings"],
-            files=[*files, LOG],
+            files=[*files, LOG, *self.snapshots.files],
             inputs={"activations": self.activations},
             stats={
                 **last,
-                **({"base": base} if base else {}),
-                "site": site,
+                **others,
+                **({"snapshots": self.snapshots.taken} if self.snapshots.taken else {}),
+                "site": self.identity["site"],
                 "threshold": trainer.threshold,
                 "scale": trainer.scales.input,
                 "processes": trainer.ranks.size,
@@ -151,6 +162,18 @@ class Run:
             code=self.identity["code"],
             clock=clock,
         )
+
+    def _described(self, l0: float | int | None) -> dict[str, Any]:
+        """Return what `cfg.json` says of the SAE as it is now."""
+        site = self.identity["site"]
+        return {
+            **_source(self.activations),
+            "hook_name": site,
+            "hf_hook_name": site,
+            "training_architecture": self.trainer.settings.variant.architecture,
+            "l0": l0,
+            "num_dead_features": int(self.trainer.dead_f.sum()),
+        }
 
     def _record(self, outcome: Outcome) -> None:
         """Add a log row about every hundredth of the training, and at its last step."""
@@ -190,6 +213,7 @@ def is_finished(out: Path, identity: Mapping[str, Any]) -> bool:
         "site": manifest["stats"]["site"],
         "activations": manifest["inputs"]["activations"]["sha256"],
         "base": manifest["stats"].get("base"),
+        "init": manifest["stats"].get("init"),
         "device": manifest["device"],
         "code": manifest["code"],
         "torch": manifest["software"]["torch"],

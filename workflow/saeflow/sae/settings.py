@@ -14,6 +14,7 @@ TIMING_METRIC = "step_seconds"
 """Metric of the rows that `timing.time_variants` writes."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Within = Annotated[float, Field(gt=0, lt=1)]
 Precision = Literal["float32", "bfloat16"]
 
 TOP_K = ("topk", "batchtopk")
@@ -27,7 +28,8 @@ class L1(Settings):
     """
 
     coefficient: PositiveFloat = 2e-2
-    """The penalty's weight; where `match_l0` is on, its starting value."""
+    """The penalty's weight; where `match_l0` is on, its starting value, unless the SAE of
+    `init_from` was steered as well: then the value that it ended with."""
     match_l0: bool = True
     """Steer the coefficient, to the end, so that the batch L0 is the grid's L0."""
     match_gain: PositiveFloat = 20.0
@@ -159,11 +161,25 @@ class TrainedBase(Settings):
 
 
 class FolderBase(Settings):
-    """A frozen SAE on disk, in any layout that `formats.load_sae` reads."""
+    """An SAE on disk, in any layout that `formats.load_sae` reads."""
 
     source: Literal["folder"]
     path: str
     """Folder or file below `data_dir`."""
+
+
+class TrainedInit(Settings):
+    """An SAE of this workflow, on the same subject and site and of the same width."""
+
+    source: Literal["trained"] = "trained"
+    variant: str
+    """Name in `variants`."""
+    corpus: str
+    """Corpus that it was trained on."""
+    l0: PositiveInt | None = None
+    """Its place in the grid; null is that of the SAE that starts from it."""
+    seed: int | None = None
+    """null is the seed of the SAE that starts from it."""
 
 
 class Training(Settings):
@@ -198,9 +214,14 @@ class Training(Settings):
     set so that their mean L0 is k."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)
     """Minutes between resumable checkpoints; 0 saves at every step."""
+    snapshots: tuple[Within, ...] = ()
+    """Shares of the steps after which the SAE of that moment is kept, for what compares several
+    checkpoints (TracIn). BatchTopK's threshold is then set on the batch of that step."""
 
     @model_validator(mode="after")
     def _phases_fit(self) -> Training:
+        if any(first >= second for first, second in pairwise(self.snapshots)):
+            raise ValueError(f"snapshots {list(self.snapshots)} must rise")
         if self.warmup + self.decay > 1:
             raise ValueError(f"warmup + decay = {self.warmup + self.decay:g} exceeds 1")
         if self.batch_size > self.tokens:
@@ -231,6 +252,9 @@ class Variant(Settings):
     """Tilted risk in place of the mean over tokens."""
     error_of: Annotated[TrainedBase | FolderBase, Field(discriminator="source")] | None = None
     """The frozen SAE whose error is the target; absent: the activation is the target."""
+    init_from: Annotated[TrainedInit | FolderBase, Field(discriminator="source")] | None = None
+    """The SAE that is trained further; absent: training starts from seeded weights. The first step
+    finds the very function of that SAE, with a fresh optimiser (see `continued`)."""
     decoder_norm: Literal["unit", "free"] = "unit"
     """Keep decoder rows at unit norm, or let them grow and weigh the L1 penalty by their norm;
     free norms are folded back."""
@@ -240,7 +264,8 @@ class Variant(Settings):
     """Subtract b_dec before the encoder; null does as the field: yes, but not for jumprelu, nor
     where b_dec is no point among the activations."""
     training: dict[str, float | int | str | list[float] | None] = Field(default_factory=dict)
-    """Keys of `Training` that this variant changes, e.g. its learning rate."""
+    """Keys of `Training` that this variant changes, e.g. its learning rate. `tokens` only with
+    `init_from`: what is trained further has a budget of its own."""
 
     @property
     def by_document(self) -> bool:
@@ -303,6 +328,18 @@ class Variant(Settings):
                 "apply_b_dec_to_input: true would subtract a bias of the frozen SAE's error from "
                 "activations"
             )
+        if self.init_from is not None:
+            yield from self._objections_to_start()
+
+    def _objections_to_start(self) -> Iterator[str]:
+        if self.error_of is not None:
+            yield (
+                "init_from and error_of cannot be combined: no SAE's weights tell whose error they "
+                "write"
+            )
+        fresh = JumpReLU()
+        if (self.jumprelu or fresh).threshold != fresh.threshold:
+            yield "jumprelu.threshold does nothing with init_from, whose thresholds are taken over"
 
 
 class SAESettings(Settings):
@@ -320,6 +357,11 @@ class SAESettings(Settings):
         """Optimisation steps of the whole training."""
         return self.training.tokens // self.training.batch_size
 
+    @property
+    def snapshot_steps(self) -> dict[int, float]:
+        """Share of the training by the number of steps after which its snapshot is taken."""
+        return {round(share * self.steps): share for share in self.training.snapshots}
+
     def identity(self) -> dict[str, Any]:
         """Return what decides the result, as JSON types from which the settings can be built.
 
@@ -332,6 +374,12 @@ class SAESettings(Settings):
     def _point_is_possible(self) -> SAESettings:
         if self.l0 > self.d_sae:
             raise ValueError(f"l0 {self.l0} exceeds d_sae {self.d_sae}: k must be at most d_sae")
+        wanted, found = len(self.training.snapshots), self.snapshot_steps
+        if len(found) < wanted or not all(0 < step < self.steps for step in found):
+            raise ValueError(
+                f"snapshots {list(self.training.snapshots)} do not fall on {wanted} steps of "
+                f"their own between the first and the last of {self.steps}"
+            )
         nested = self.variant.matryoshka
         ends = [0] if nested is None else [0, *nested.boundaries(self.d_sae)]
         if any(start >= end for start, end in pairwise(ends)):

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from saeflow.activations.stream import ActivationStream, estimate_scale, open_cache, sample
-from saeflow.artifacts import MANIFEST, Clock, begin, file_digest
+from saeflow.artifacts import MANIFEST, Clock, file_digest
 from saeflow.preempt import EXIT_CODE, StopRequest, preemptible
 from saeflow.progress import Progress, say
+from saeflow.sae.continued import Start, load_start, start_identity
 from saeflow.sae.formats import load_sae
 from saeflow.sae.identity import sae_digest, training_code
 from saeflow.sae.model import SAE
@@ -33,6 +34,8 @@ class Wanted(NamedTuple):
     out: Path
     base: str | Path | None = None
     """The frozen SAE, in any layout that `load_sae` reads, of a variant with `error_of`."""
+    init: str | Path | None = None
+    """The SAE to be trained further, likewise, of a variant with `init_from`."""
 
 
 _Missing = tuple[Wanted, dict[str, Any]]
@@ -47,6 +50,7 @@ def train_sae(
     *,
     device: str = "cpu",
     base: str | Path | None = None,
+    init: str | Path | None = None,
     metadata: Mapping[str, Any] | None = None,
     ranks: Ranks = ALONE,
 ) -> None:
@@ -54,7 +58,7 @@ def train_sae(
 
     `train_saes` with one SAE, which see.
     """
-    wanted = [Wanted(settings, Path(out), base)]
+    wanted = [Wanted(settings, Path(out), base, init)]
     train_saes(wanted, activations, site, device=device, metadata=metadata, ranks=ranks)
 
 
@@ -141,6 +145,7 @@ def _identity(wanted: Wanted, activations: Path, site: str, device: str) -> dict
         "site": site,
         "activations": file_digest(activations / MANIFEST),
         "base": None if wanted.base is None else sae_digest(wanted.base),
+        "init": None if wanted.init is None else start_identity(wanted.init),
         "device": torch.device(device).type,
         "code": training_code(wanted.settings.variant),
         "torch": version("torch"),  # as in a manifest, where it may lack the build of the wheel
@@ -155,13 +160,13 @@ def _runs(
     rows = open_cache(activations, site).rows
     runs = []
     for w, identity in missing:
-        trainer = Trainer(w.settings, *start, device, _loaded(w.base), ranks)
+        trainer = Trainer(w.settings, *start, device, _loaded(w.base), ranks, _loaded_start(w.init))
         runs.append(Run(trainer, w.out, identity, activations, rows))
     # The first rank writes once all have read, which this waits for.
     _check_agreement(ranks, "steps", {run.out: run.trainer.index for run in runs})
     if ranks.rank == 0:
-        for w, _ in missing:
-            begin(w.out)
+        for run in runs:
+            run.begin()
     return runs
 
 
@@ -282,3 +287,7 @@ def _start(activations: Path, site: str, seed: int) -> tuple[Tensor, float]:
 
 def _loaded(base: str | Path | None) -> SAE | None:
     return None if base is None else load_sae(base)
+
+
+def _loaded_start(init: str | Path | None) -> Start | None:
+    return None if init is None else load_start(init)
