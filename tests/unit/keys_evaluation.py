@@ -34,7 +34,7 @@ def prepare(world: Path) -> None:
 
 
 def run(settings: CoreSettings, world: Path, out: Path) -> Result:
-    with watched("saeflow.evaluation.core.run_to_sites") as passes:
+    with watched("saeflow.evaluation.site_rows.run_to_sites") as passes:
         evaluate_core(
             settings,
             {0: world / "sae"},

@@ -349,7 +349,7 @@ def test_the_core_metrics_are_those_it_names(world: World) -> None:
 def test_an_undefined_score_costs_no_other_metric(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saeflow.evaluation.core.torch.zeros_like", torch.clone)
+    monkeypatch.setattr("saeflow.evaluation.spliced.torch.zeros_like", torch.clone)
     found = world.run("harmless", {0: random_sae(0)})
     missing = {"ce_loss_score", "kl_score"}
     assert {metric for _, metric in found} == set(CORE_METRICS) - missing

@@ -162,6 +162,8 @@ def test_cross_entropy_and_divergence_of_known_logits(headless: SimpleNamespace)
     log2 = torch.tensor(2.0).log().item()
     assert found["ce_clean"] == pytest.approx((2 * log2 + log2) / 2, rel=1e-6)
     assert found["ce_zero"] == pytest.approx(2 * log2, rel=1e-6)
+    assert found["perplexity_clean"] == pytest.approx(2**1.5, rel=1e-6)
+    assert found["perplexity_sae"] == pytest.approx(2**1.5, rel=1e-6)
     assert found["kl_zero"] == pytest.approx(0.25 * log2, rel=1e-5)
     assert found["kl_sae"] == pytest.approx(0, abs=1e-6)
     assert found["ce_loss_score"] == pytest.approx(1, abs=1e-6)
@@ -198,6 +200,7 @@ def test_only_the_undefined_scores_are_left_out(
 ) -> None:
     clean, uniform = torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.zeros(1, 4)
     others = {"ce_clean", "ce_zero", "ce_sae", "kl_zero", "kl_sae"}
+    others |= {"perplexity_clean", "perplexity_sae"}
     for zero, target, scores in (
         (uniform, 0, {"ce_loss_score", "kl_score"}),
         (uniform, 1, {"kl_score"}),  # ablation makes this token likelier

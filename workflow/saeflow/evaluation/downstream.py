@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Hashable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -12,17 +14,20 @@ from saeflow.subjects.head import logit_blocks, logits
 from saeflow.subjects.load import Subject
 
 ZERO = "zero"
-Run = str | int
+Run = Hashable
 
 
 class Downstream:
     """Streaming loss and divergence of altered runs of a subject against its clean run.
 
-    A run is known by its name: `ZERO`, or the seed of the SAE that was spliced in.
+    A run is known by its name: `ZERO`, or the key of the SAE that was spliced in. `context` is the
+    subject's arithmetic, which its head shares; none is that of its weights.
     """
 
-    def __init__(self, subject: Subject, runs: Iterable[Run], *, bfloat16: bool = False) -> None:
-        self.subject, self.bfloat16 = subject, bfloat16
+    def __init__(
+        self, subject: Subject, runs: Iterable[Run], context: AbstractContextManager | None = None
+    ) -> None:
+        self.subject, self.context = subject, context or nullcontext()
         self.n = 0
         self.ce_clean = 0.0
         self.ce: dict[Run, float] = dict.fromkeys(runs, 0.0)
@@ -52,7 +57,7 @@ class Downstream:
             self.kl[run] += float((kl_n + new_logsum_n - clean_logsum_n).double().sum())
 
     def _logits(self, states_nd: Tensor) -> Tensor:
-        with torch.autocast(states_nd.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with self.context:
             return logits(self.subject, states_nd[None])[0].float()
 
     def metrics(self, run: Run) -> dict[str, float]:
@@ -60,6 +65,7 @@ class Downstream:
 
         - ce_clean, ce_sae, ce_zero: cross entropy of the clean, the spliced and the ablated run
         - ce_loss_score: (ce_zero - ce_sae) / (ce_zero - ce_clean)
+        - perplexity_clean, perplexity_sae: exp of the cross entropy of the clean and spliced run
         - kl_sae, kl_zero: KL(P_clean || P_new), as SAEBench computes it
         - kl_score: (kl_zero - kl_sae) / kl_zero
 
@@ -72,6 +78,8 @@ class Downstream:
             "ce_clean": clean,
             "ce_zero": zero,
             "ce_sae": new,
+            "perplexity_clean": math.exp(clean),
+            "perplexity_sae": math.exp(new),
             "kl_zero": kl_zero,
             "kl_sae": kl_new,
         }
@@ -87,7 +95,7 @@ class Downstream:
 
     def _say_undefined(self, score: str, run: Run, why: str) -> None:
         say(
-            f"{self.subject.name}, seed {run}: zero ablation of the site does no harm ({why}), so "
+            f"{self.subject.name}, {run}: zero ablation of the site does no harm ({why}), so "
             f"that {score} is undefined and has no row"
         )
 

@@ -1,0 +1,105 @@
+"""Whether a checkpoint is the SAE that a measurement asks for, and how it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from saeflow.artifacts import (
+    MANIFEST,
+    ArtifactError,
+    file_digest,
+    read_manifest,
+    rebuild_command,
+)
+from saeflow.evaluation.rows import Point
+from saeflow.sae.boosted import Boosted
+from saeflow.sae.formats import load_sae
+from saeflow.sae.identity import sae_digest
+from saeflow.sae.model import SAE
+
+
+class Key(NamedTuple):
+    """One SAE among those of the same subject, site, training corpus, variant and width."""
+
+    l0_target: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"L0 {self.l0_target}, seed {self.seed}"
+
+
+class Member(NamedTuple):
+    """One SAE of a series: its L0 target and seed, and where it lies."""
+
+    l0_target: int
+    seed: int
+    folder: Path
+    base: Path | None = None
+    """Frozen SAE of a residual one, in any layout that `load_sae` reads."""
+
+    @property
+    def key(self) -> Key:
+        """What tells it from the others."""
+        return Key(self.l0_target, self.seed)
+
+
+def check_members(members: Iterable[Member], point: Point, activations: Path) -> None:
+    """Raise unless each member is the SAE that it is said to be, trained on the cache given.
+
+    ArtifactError names a damaged SAE or one of another width, site, L0, seed, cache or base;
+    ValueError says that there is none, or that two have the same L0 and seed.
+    """
+    seen: set[Key] = set()
+    for member in members:
+        if member.key in seen:
+            raise ValueError(f"two SAEs are given for {member.key} of {point}")
+        seen.add(member.key)
+        _check(member, point, activations)
+    if not seen:
+        raise ValueError(f"no SAEs given for {point}")
+
+
+def _check(member: Member, point: Point, activations: Path) -> None:
+    folder = member.folder
+    manifest = read_manifest(folder, kind="sae", deep=True)
+    settings = manifest["settings"]
+    expected = {"d_sae": point.d_sae, "l0": member.l0_target, "seed": member.seed}
+    wrong = [f"{k} {settings.get(k)} for {v}" for k, v in expected.items() if settings.get(k) != v]
+    if (site := manifest["stats"].get("site")) != point.site:
+        wrong.append(f"site {site} for {point.site}")
+    trained_on = manifest["inputs"].get("activations", {}).get("sha256")
+    if trained_on != file_digest(activations / MANIFEST):
+        wrong.append(f"another activation cache for {activations}")
+    wrong.extend(_base_mistakes(manifest["stats"].get("base"), member.base))
+    if wrong:
+        raise ArtifactError(
+            f"{folder} does not hold the SAE of this point: it has {', '.join(wrong)}; "
+            f"train it anew with: {rebuild_command(folder)}"
+        )
+
+
+def _base_mistakes(trained_on: str | None, base: Path | None) -> Iterator[str]:
+    """Yield what is wrong with `base` for an SAE trained on the error of the SAE `trained_on`."""
+    if trained_on is None and base is not None:
+        yield f"no frozen base for {base}"
+    elif trained_on is not None and base is None:
+        yield "a frozen base and none is given"
+    elif base is not None and trained_on != sae_digest(base):
+        yield f"another frozen base for {base}"
+
+
+def load_members(members: Iterable[Member], device: str) -> dict[Key, SAE | Boosted]:
+    """Return the SAEs by rising L0 and seed, residual ones on their base, each base loaded once.
+
+    Raises ValueError for a base that reads another width.
+    """
+    ordered = sorted(members, key=lambda member: member.key)
+    bases = dict.fromkeys(member.base for member in ordered if member.base is not None)
+    frozen = {path: load_sae(path).to(device) for path in bases}
+    loaded: dict[Key, SAE | Boosted] = {}
+    for member in ordered:
+        sae = load_sae(member.folder).to(device)
+        loaded[member.key] = sae if member.base is None else Boosted(sae, frozen[member.base])
+    return loaded
