@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
+from saeflow.corpora.derived_settings import DerivedSettings
 from saeflow.corpora.settings import Corpus, CorpusSettings
 from saeflow.corpora.spool import SCHEMA, Row, Spool
 from saeflow.corpora.text import clean, duplicate_key, fraction_of, integer_of
@@ -58,8 +59,12 @@ SOURCES = {
     "hub": "hub",
     "biographies": "generated",
     "facts": "generated",
+    "exercises": "generated",
+    "domain": "domain",
+    "planted": "planted",
 }
-"""Source -> module of this room with `documents(settings, root, tally)`; imported when used."""
+"""Source -> module of this room, imported when used: with `documents(settings, root, tally)`, or
+for what is derived from another corpus with `rows(settings, parent, tally)`."""
 
 
 def read_source(settings: Corpus, root: Path, tally: Tally) -> Iterator[Document]:
@@ -71,26 +76,51 @@ def read_source(settings: Corpus, root: Path, tally: Tally) -> Iterator[Document
     return source(settings, root, tally)
 
 
-def _module(settings: Corpus) -> str:
+def derive_rows(
+    settings: DerivedSettings, parents: Mapping[str, Path], tally: Tally
+) -> Iterator[Row]:
+    """Yield the rows that `settings` makes of another corpus, whose folder is in `parents`.
+
+    Raises ValueError where the folder is not given and ArtifactError where it is unfinished.
+    """
+    if settings.corpus not in parents:
+        raise ValueError(
+            f"source {settings.source!r} is made of the corpus {settings.corpus!r}, whose folder "
+            f"is not given; there are: {', '.join(parents) or 'none'}"
+        )
+    parent = parents[settings.corpus]
+    tally.inputs[settings.corpus] = parent
+    yield from import_module(_module(settings)).rows(settings, parent, tally)
+
+
+def _module(settings: Corpus | DerivedSettings) -> str:
     return f"saeflow.corpora.{SOURCES[settings.source]}"
 
 
-def make_corpus(settings: Corpus, out: Path, root: Path) -> None:
+def make_corpus(
+    settings: Corpus, out: Path, root: Path, parents: Mapping[str, Path] | None = None
+) -> None:
     """Write the corpus of `settings` into folder `out`: documents.parquet and manifest.json.
 
     Documents are cleaned (`text.clean`); the short and the duplicate are dropped, the first of a
     group of duplicates in the order of the source being kept; the rest is ordered by a hash of
     the text, cut to the budget and split by a hash of the group, so that documents that are added
-    later move no other one to another split. Memory: the hashes of all documents and 1/64 of
-    the text, or 256 MB if that is more. Raises CorpusError for a source that cannot be read or
-    leaves no document.
+    later move no other one to another split. A corpus that is derived from another one (its folder
+    in `parents`, by name) takes over ids, order and splits instead. Memory: the hashes of all
+    documents and 1/64 of the text, or 256 MB if that is more. Raises CorpusError for a source that
+    cannot be read or leaves no document.
     """
     clock, out = Clock(), begin(out)
     tally = Tally()
     spool = Spool(out / "spool")
     try:
-        _fill(spool, settings, read_source(settings, root, tally), tally)
-        kept = _write(spool, settings, out / DOCUMENTS, tally)
+        if isinstance(settings, DerivedSettings):
+            for row in derive_rows(settings, parents or {}, tally):
+                spool.add(row)
+            kept = _write(spool, None, out / DOCUMENTS, tally)
+        else:
+            _fill(spool, settings, read_source(settings, root, tally), tally)
+            kept = _write(spool, settings, out / DOCUMENTS, tally)
     finally:
         spool.close()
     if not kept.documents:
@@ -170,7 +200,7 @@ class _Kept:
         }
 
 
-def _write(spool: Spool, settings: CorpusSettings, path: Path, tally: Tally) -> _Kept:
+def _write(spool: Spool, budget: CorpusSettings | None, path: Path, tally: Tally) -> _Kept:
     kept = _Kept()
     group: list[Row] = []
     chars = 0
@@ -180,7 +210,7 @@ def _write(spool: Spool, settings: CorpusSettings, path: Path, tally: Tally) -> 
         pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
     ):
         for row in spool.in_order():
-            full = full or _over_budget(kept, row, settings)
+            full = full or (budget is not None and _over_budget(kept, row, budget))
             if full:
                 tally.dropped["over budget"] += 1
                 continue
@@ -209,8 +239,8 @@ def _table(rows: list[Row]) -> pa.Table:
 def _nothing_left(settings: Corpus, out: Path, root: Path, tally: Tally) -> str:
     dropped = ", ".join(f"{count} {reason}" for reason, count in tally.dropped.items())
     read = ", ".join([*list(tally.inputs)[:5], *(f"{k} {v}" for k, v in tally.facts.items())])
+    shortest = f"; min_chars={settings.min_chars}" if isinstance(settings, CorpusSettings) else ""
     return (
         f"corpus {out.name!r} is empty: source {settings.source!r} under {root} gave no document "
-        f"that could be kept (dropped: {dropped or 'none'}; read: {read or 'nothing'}; "
-        f"min_chars={settings.min_chars})"
+        f"that could be kept (dropped: {dropped or 'none'}; read: {read or 'nothing'}{shortest})"
     )

@@ -1,4 +1,4 @@
-"""Sources `biographies` and `facts`: text made up by a generator of that name."""
+"""Sources `biographies`, `facts` and `exercises`: text made up by a generator of that name."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from importlib import import_module
 from pathlib import Path
 
 from saeflow.corpora.documents import Document, Tally
-from saeflow.corpora.settings import Biographies, Facts
+from saeflow.corpora.settings import Biographies, Exercises, Facts
 
 
-def documents(settings: Biographies | Facts, root: Path, tally: Tally) -> Iterator[Document]:
+def documents(
+    settings: Biographies | Exercises | Facts, root: Path, tally: Tally
+) -> Iterator[Document]:
     """Yield the generator's documents; `root` is of no use to it."""
     tally.facts["seed"] = settings.seed
     yield from import_module(f"saeflow.corpora.{settings.source}").generate(settings)

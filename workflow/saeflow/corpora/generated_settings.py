@@ -1,4 +1,4 @@
-"""Settings of the generated corpora: biographies and facts."""
+"""Settings of the generated corpora: biographies, facts and exercises."""
 
 from __future__ import annotations
 
@@ -79,3 +79,13 @@ class FactsSource(Settings):
         if bad:
             raise ValueError(f"words must be two or more lower-case ASCII letters, not {bad[:5]}")
         return words
+
+
+class ExercisesSource(Settings):
+    """Physics questions with worked answers: instructions, in place of the paper's unnamed
+    "physics instruction" data (SSAE Fig. 9)."""
+
+    source: Literal["exercises"] = "exercises"
+    n: Annotated[int, Field(gt=0)] = 300
+    """Number of documents: about 25,000 tokens, more than an evaluation reads."""
+    seed: int = 0

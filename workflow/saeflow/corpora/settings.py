@@ -8,7 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from saeflow.corpora.generated_settings import BiographiesSource, FactsSource
+from saeflow.corpora.derived_settings import Domain, Planted
+from saeflow.corpora.generated_settings import BiographiesSource, ExercisesSource, FactsSource
 from saeflow.settings import Settings
 
 DuplicateRule = Literal["exact", "letters", "prose"]
@@ -205,5 +206,25 @@ class Facts(FactsSource, Generated):
     """Facts about real entities and spelling, as a corpus."""
 
 
-Corpus = Annotated[InstalledDocs | Files | Hub | Biographies | Facts, Field(discriminator="source")]
+class Exercises(ExercisesSource, Generated):
+    """Physics exercises, as a corpus: all of it is test text unless the shares say otherwise."""
+
+    test: float = Field(1.0, ge=0, le=1)
+    """Share of the documents, by hash, that is held out for evaluation."""
+    validation: float = Field(0.0, ge=0, le=1)
+    """Share of the documents, by hash, that is held out for choices."""
+
+    @model_validator(mode="after")
+    def _leave_some_to_train_on(self) -> Self:
+        if self.validation + self.test > 1:
+            raise ValueError(
+                f"validation ({self.validation}) + test ({self.test}) must be at most 1"
+            )
+        return self
+
+
+Corpus = Annotated[
+    InstalledDocs | Files | Hub | Biographies | Facts | Exercises | Domain | Planted,
+    Field(discriminator="source"),
+]
 """The settings of any corpus; `source` says of which kind."""
