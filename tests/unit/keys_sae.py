@@ -19,18 +19,20 @@ STEPS = 12
 
 def run(settings: SAESettings, world: Path, out: Path) -> Result:
     base = settings.variant.error_of and world / settings.variant.error_of.path
+    init = settings.variant.init_from and world / settings.variant.init_from.path
     with watched("saeflow.sae.run.save_state") as saves:
-        train_sae(settings, world / "cache", SITE, out, base=base)
+        train_sae(settings, world / "cache", SITE, out, base=base, init=init)
     log = pq.read_table(out / "log.parquet").drop_columns("seconds").to_pydict()
     return {
         "weights": (out / WEIGHTS).read_bytes(),
         "log": {name: [str(value) for value in column] for name, column in log.items()},
         "checkpoints": len(saves),
+        "snapshots": sorted(path.name for path in out.glob("snapshots/*")),
     }
 
 
 def prepare(world: Path) -> None:
-    """Write a cache and two SAEs that may serve as frozen bases."""
+    """Write a cache and two SAEs that may serve as frozen bases, and be trained further."""
     planted_cache(world / "cache", planted(400)[0])
     for seed, name in enumerate(("base", "other")):
         train_sae(
@@ -89,6 +91,13 @@ STAGES = {
             "Variant.error_of": Case(
                 "variant.error_of", {"source": "folder", "path": "base"}, "weights"
             ),
+            "Variant.init_from": Case(
+                "variant.init_from",
+                {"source": "folder", "path": "base"},
+                "weights",
+                variant(activation="topk"),
+            ),
+            "Training.snapshots": Case("training.snapshots", [0.5], "snapshots"),
             "Variant.decoder_norm": Case("variant.decoder_norm", "free", "weights", RELU),
             "Variant.decoder_bias": Case("variant.decoder_bias", False, "weights"),
             "Variant.apply_b_dec_to_input": Case("variant.apply_b_dec_to_input", False, "weights"),

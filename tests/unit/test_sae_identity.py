@@ -65,21 +65,23 @@ def edited(monkeypatch, module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "alone", "residual"),
+    ("module", "alone", "with_folder"),
     [
         ("saeflow.sae.optimisation", True, True),
         ("saeflow.sae.parallel", True, True),
         ("saeflow.sae.foreign", False, True),
         ("saeflow.sae.foreign.gemma_scope", False, True),
+        ("saeflow.sae.continued", True, True),
         ("saeflow.report.build", False, False),
     ],
 )
-def test_an_edit_of_code_that_decides_weights_counts(monkeypatch, module, alone, residual):
-    variants = [VARIANTS["topk"], Variant(activation="topk", error_of=FOLDER)]
+def test_an_edit_of_code_that_decides_weights_counts(monkeypatch, module, alone, with_folder):
+    others = [Variant(activation="topk", **{key: FOLDER}) for key in ("error_of", "init_from")]
+    variants = [VARIANTS["topk"], *others]
     before = [training_code(variant) for variant in variants]
     edited(monkeypatch, module)
     changed = [training_code(v) != b for v, b in zip(variants, before, strict=True)]
-    assert changed == [alone, residual]
+    assert changed == [alone, with_folder, with_folder]
 
 
 def test_an_sae_of_other_code_for_several_processes_is_trained_again(

@@ -27,12 +27,13 @@ from torch import Tensor
 
 from saeflow.artifacts import read_manifest
 from saeflow.sae import launch
+from saeflow.sae.continued import Start
 from saeflow.sae.formats import WEIGHTS, load_sae
 from saeflow.sae.optimisation import NonFiniteLoss, Outcome, Trainer
 from saeflow.sae.parallel import Processes
 from saeflow.sae.ranks import ALONE, Ranks
 from saeflow.sae.selection import SelectBatchTopK
-from saeflow.sae.settings import L1, AuxK, SAESettings, Tilt, Variant
+from saeflow.sae.settings import L1, AuxK, FolderBase, SAESettings, Tilt, Variant
 from saeflow.sae.shared_selection import SelectSharedBatchTopK
 from saeflow.sae.trainer import train_sae
 
@@ -117,6 +118,9 @@ TRAINED = {
     "running": Variant(activation="topk", tilt=Tilt(t=5.0, running=0.2)),
     "sequences": Variant(activation="batchtopk", tilt=Tilt(t=5.0, over="sequence")),
     "scheduled": Variant(activation="relu", l1=L1(match_l0=False), auxk=AuxK()),
+    "continued": Variant(
+        activation="relu", l1=L1(), auxk=AuxK(), init_from=FolderBase(source="folder", path="x")
+    ),
 }
 STEPS = 6
 
@@ -127,7 +131,11 @@ def steps(ranks: Ranks, name: str) -> dict[str, Any]:
     config = settings(
         TRAINED[name], tokens=STEPS * 64, dead_after_tokens=64, clip_norm=0.3, l0=2, seed=1
     )
-    trainer = Trainer(config, rows[:500], rows.square().mean().item(), ranks=ranks)
+    begun = (rows[:500], rows.square().mean().item())
+    start = None
+    if config.variant.init_from is not None:
+        start = Start(Trainer(settings("relu"), *begun).finished(), l1=0.2)
+    trainer = Trainer(config, *begun, ranks=ranks, start=start)
     with torch.no_grad():
         trainer.sae.b_enc[:4] -= 100  # these die at once
     log = []
@@ -224,7 +232,7 @@ def train(ranks: Ranks, folder: Path, name: str) -> tuple[int, str]:
     said, code = io.StringIO(), 0
     with redirect_stderr(said):
         try:
-            train_sae(short(), folder / "cache", SITE, folder / name, ranks=ranks)
+            train_sae(short(snapshots=[0.25]), folder / "cache", SITE, folder / name, ranks=ranks)
         except SystemExit as left:
             code = int(str(left.code))
     return code, said.getvalue()
@@ -260,7 +268,7 @@ def share(ranks: Ranks, folder: Path) -> dict[str, Any]:
 
 
 def test_a_shared_training_leaves_what_one_process_leaves(tmp_path, folder, answers):
-    train_sae(short(), folder / "cache", SITE, tmp_path)
+    train_sae(short(snapshots=[0.25]), folder / "cache", SITE, tmp_path)
     two, one = load_sae(folder / "two"), load_sae(tmp_path)
     for a, b in zip(two.state_dict().values(), one.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
@@ -270,6 +278,9 @@ def test_a_shared_training_leaves_what_one_process_leaves(tmp_path, folder, answ
             assert logs[0][name] == pytest.approx(column, rel=1e-4, abs=1e-6)
     stats = [read_manifest(o, kind="sae", deep=True)["stats"] for o in (folder / "two", tmp_path)]
     assert [s["processes"] for s in stats] == [2, 1]
+    two, one = (load_sae(o / "snapshots/step00000005") for o in (folder / "two", tmp_path))
+    for a, b in zip(two.state_dict().values(), one.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
     assert [rank["shared"]["at once"][0] for rank in answers] == [0, 0]
     assert not (folder / "two" / "trainer").exists()
 
@@ -323,7 +334,14 @@ def wait_for(path: Path, process: Any) -> None:
 def test_a_job_starts_its_processes_and_passes_sigterm_on(tmp_path, folder):
     config, out = short(100_000, checkpoint_minutes=1e-4), tmp_path / "out"
     task = {
-        "wanted": [{"settings": config.model_dump(mode="json"), "out": str(out), "base": None}],
+        "wanted": [
+            {
+                "settings": config.model_dump(mode="json"),
+                "out": str(out),
+                "base": None,
+                "init": None,
+            }
+        ],
         "activations": str(folder / "cache"),
         "site": SITE,
         "device": "cpu",
@@ -348,12 +366,18 @@ import torch.distributed
 assert not torch.distributed.is_initialized()
 assert "saeflow.sae.parallel" not in sys.modules
 """
-    config = short(2).model_dump(mode="json")
+    variant = Variant(activation="batchtopk", init_from=FolderBase(source="folder", path="two"))
+    given = {
+        "settings": settings(variant, tokens=2 * 64).model_dump(mode="json"),
+        "out": str(tmp_path / "out"),
+        "base": None,
+        "init": str(folder / "two"),
+    }
     task = {
-        "wanted": [{"settings": config, "out": str(tmp_path / "out"), "base": None}],
+        "wanted": [given],
         "activations": str(folder / "cache"),
         "site": SITE,
         "device": "cpu",
     }
     subprocess.run([sys.executable, "-c", code], input=json.dumps(task), text=True, check=True)
-    assert (tmp_path / "out" / "manifest.json").exists()
+    assert read_manifest(tmp_path / "out", kind="sae")["stats"]["init"]["l1"] is None

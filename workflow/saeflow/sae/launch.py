@@ -21,7 +21,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 from saeflow.job import keep_freed_memory, plain_errors
 from saeflow.sae.ranks import ALONE, Ranks
@@ -39,7 +39,7 @@ class WantedTask(TypedDict):
     """Its folder."""
     base: str | None
     """The frozen SAE of a variant with `error_of`."""
-    init: NotRequired[str | None]
+    init: str | None
     """The SAE that a variant with `init_from` trains further."""
 
 
@@ -104,7 +104,7 @@ def _train(task: Task, ranks: Ranks, device: str) -> None:
     from saeflow.sae.trainer import Wanted, train_saes
 
     wanted = [
-        Wanted(SAESettings.model_validate(w["settings"]), Path(w["out"]), w["base"], w.get("init"))
+        Wanted(SAESettings.model_validate(w["settings"]), Path(w["out"]), w["base"], w["init"])
         for w in task["wanted"]
     ]
     train_saes(wanted, task["activations"], task["site"], device=device, ranks=ranks)
