@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -17,6 +18,10 @@ from saeflow.corpora.documents import DOCUMENTS
 from saeflow.corpora.spool import Row
 
 BATCH_ROWS = 4096
+
+
+class RetrievalError(RuntimeError):
+    """Nothing, too little or the wrong thing can be retrieved; the message says what to do."""
 
 
 class Part(NamedTuple):
@@ -31,6 +36,21 @@ def read_split(corpus: Path, split: str) -> Iterator[Part]:
     for table in _batches(corpus, ["document", "split", "text"]):
         kept = table.filter(pc.equal(table["split"], split))
         yield Part(_ids(kept), kept["text"].to_pylist())
+
+
+def read_shards(corpus: Path, split: str, size: int) -> Iterator[Part]:
+    """Yield the documents of a split, `size` at a time and the rest in the last shard."""
+    ids: list[NDArray[np.int64]] = []
+    texts: list[str] = []
+    for part in read_split(corpus, split):
+        ids.append(part.documents_n)
+        texts += part.texts
+        while len(texts) >= size:
+            held = np.concatenate(ids)
+            yield Part(held[:size], texts[:size])
+            ids, texts = [held[size:]], texts[size:]
+    if texts:
+        yield Part(np.concatenate(ids), texts)
 
 
 def read_ids(corpus: Path, split: str) -> NDArray[np.int64]:
@@ -49,23 +69,20 @@ def read_rows(corpus: Path, documents: Collection[int]) -> dict[int, Row]:
     return rows
 
 
-def count_tokens(tokens: Path, split: str) -> dict[int, int]:
-    """Return the text tokens of each document of a split that has any, by document.
+def count_tokens(tokens: Path, split: str) -> pd.Series:
+    """Return the text tokens of each document of a split that has any, indexed by document.
 
     `tokens` is a folder of windows; tokens of dropped windows and begin tokens do not count.
     """
     begin = int(read_manifest(tokens, kind="tokens")["settings"]["prepend_bos"])
-    documents: list[NDArray[np.int64]] = []
-    lengths: list[NDArray[np.int64]] = []
+    documents = [np.empty(0, np.int64)]
+    lengths = [np.empty(0, np.int64)]
     file = pq.ParquetFile(tokens / f"{split}.parquet")
     for batch in file.iter_batches(BATCH_ROWS, columns=["document", "tokens"]):
         documents.append(batch["document"].to_numpy())
         lengths.append(pc.list_value_length(batch["tokens"]).to_numpy() - begin)
-    if not documents:
-        return {}
-    ids, inverse = np.unique(np.concatenate(documents), return_inverse=True)
-    counts = np.bincount(inverse, weights=np.concatenate(lengths)).astype(np.int64)
-    return dict(zip(ids.tolist(), counts.tolist(), strict=True))
+    counted = pd.Series(np.concatenate(lengths), np.concatenate(documents), name="tokens")
+    return counted.groupby(level=0).sum()
 
 
 def _batches(corpus: Path, columns: Sequence[str]) -> Iterator[pa.Table]:

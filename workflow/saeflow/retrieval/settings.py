@@ -14,6 +14,7 @@ BM25_INDEX = "bm25"
 """Name of the BM25 index beside the dense indexes of a corpus."""
 
 Method = Literal["random", "bm25", "dense", "seeds", "domain"]
+Combination = Literal["mean", "max", "best_rank", "reciprocal_rank"]
 
 
 class Words(Settings):
@@ -51,13 +52,13 @@ class LSA(Settings):
     words: Words = Words()
     dimensions: PositiveInt = 256
     """Singular vectors kept."""
-    max_terms: PositiveInt = 50_000
+    max_terms: PositiveInt = 20_000
     """Terms kept, the most frequent first."""
     min_documents: PositiveInt = 2
     """Terms of fewer documents are left out."""
     sublinear: bool = True
     """Count a term 1 + log(occurrences) times."""
-    fit_documents: PositiveInt = 20_000
+    fit_documents: PositiveInt = 10_000
     """Terms and vectors come from so many documents of the corpus, a uniform sample."""
     seed: NonNegativeInt = 0
     """Of the randomised SVD."""
@@ -208,10 +209,13 @@ class Selection(Settings):
     tokens: PositiveInt
     """Text tokens to select, matched to within one document."""
     seeds: Seeds = Seeds()
-    combine: Literal["mean", "max", "best_rank"] | None = None
-    """How a document's scores against the seeds become one: `mean`, which is what one pooled query
-    would give, as both scores are linear in the query; `max`; or its `best_rank` in any seed's own
-    list, as if the lists were read in turns. Null is `best_rank` where the method retrieves."""
+    combine: Combination | None = None
+    """How a document's scores against the seeds become one: their `mean`, which is what one query
+    of all seeds would give, as the scores are linear in the query; their `max`; the `best_rank`
+    that it has in a seed's own list, as if the lists were read in turns; or the sum of its
+    `reciprocal_rank`s in all lists (Cormack et al. 2009), which the scores' scale does not move.
+    Null is `reciprocal_rank` where the method retrieves: SSAE does not say, and of the four it
+    found most documents of domains that no result is reported on."""
     tracin: TracIn | None = None
     """Rerank what was retrieved by its influence on the seeds' loss."""
     seed: NonNegativeInt | None = None
@@ -231,6 +235,11 @@ class Selection(Settings):
     def index(self) -> str | None:
         """Name of the index of `corpus` that is searched, if the method retrieves."""
         return {"bm25": BM25_INDEX, "dense": self.dense}.get(self.method)
+
+    @property
+    def combination(self) -> Combination:
+        """How scores against the seeds are combined."""
+        return self.combine or "reciprocal_rank"
 
     @property
     def label(self) -> str:
