@@ -114,10 +114,15 @@ def deal_concepts(settings: Planted) -> dict[Concept, float]:
 
 
 def spans_of(labels: str | None) -> list[Span]:
-    """Return the spans of concepts that the `labels` column of a planted corpus's row tells."""
-    text = (json.loads(labels) if labels else {}).get(PLANTED)
-    parts = (part.rsplit(":", 2) for part in text.split(";")) if text else ()
-    return [Span(concept, int(start), int(end)) for concept, start, end in parts]
+    """Return what stands planted in a row of a planted corpus, by its `labels` column, in order.
+
+    Sentences of no concept have the concept `background`.
+    """
+    found = json.loads(labels) if labels else {}
+    parts = [part for part in found.get(PLANTED, "").split(";") if part]
+    parts += [f"{BACKGROUND}:{part}" for part in found.get(BACKGROUND, "").split(";") if part]
+    spans = (Span(part[0], int(part[1]), int(part[2])) for part in (p.split(":") for p in parts))
+    return sorted(spans, key=lambda span: span.start)
 
 
 def _draw(
