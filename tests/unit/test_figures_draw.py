@@ -28,7 +28,8 @@ from saeflow.figures.bars_and_density import (
 from saeflow.figures.captions import caption_of
 from saeflow.figures.curves import curve_points, draw_curve
 from saeflow.figures.draw import draw_figure
-from saeflow.figures.frame import footer, short_count
+from saeflow.figures.frame import footer
+from saeflow.figures.origin import footer_parts, short_count
 from saeflow.figures.rows import FigureError, read_latents, read_rows
 from saeflow.figures.settings import Context, Density, parse_figure
 from saeflow.figures.style import house_style, looks_of
@@ -245,7 +246,7 @@ def test_no_text_leaves_the_figure_or_covers_other_text(
         marks = bar_and_density_marks(table, per_latent, bars, context)  # type: ignore[arg-type]
         figures = [draw_curve(points, curve), draw_bars_and_density(marks, bars)]  # type: ignore[arg-type]
         for figure in figures:
-            footer(figure, curve.source, context)
+            footer(figure, footer_parts(curve, context))
             _check_text(figure)
 
 

@@ -7,10 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.ndimage import gaussian_filter1d
 
 from saeflow.figures.drawn import as_table, mark
 from saeflow.figures.frame import REFERENCE, error_bar, legend_above
+from saeflow.figures.kernel import kernel_density
 from saeflow.figures.rows import FigureError, chosen_l0s, label_of, level, of_seeds
 from saeflow.figures.settings import BarsAndDensity, Context, Density
 from saeflow.figures.style import TWO_COLUMNS, Look, looks_of
@@ -18,7 +18,6 @@ from saeflow.figures.text import wrap
 from saeflow.intervals import t_interval
 
 _HEIGHT = 2.0
-_BINS = 512
 _LABEL_WIDTH = 1.7
 # Cosines of equal vectors may pass 1 by rounding.
 _ROUNDING = 1e-4
@@ -68,13 +67,9 @@ def _values_by_seed(
 def density(per_seed: list[np.ndarray], shape: Density) -> tuple[np.ndarray, np.ndarray]:
     """Return bin centres and the mean over seeds of the kernel density, which integrates to one.
 
-    A fine histogram is smoothed by a Gaussian that is reflected at both ends, so that no mass
-    leaves the axis. Raises FigureError for values outside the axis or not finite.
+    Raises FigureError for values outside the axis or not finite.
     """
-    edges = np.linspace(shape.low, shape.high, _BINS + 1)
-    span = shape.high - shape.low
-    width, slack = span / _BINS, span * _ROUNDING
-    curves = []
+    slack = (shape.high - shape.low) * _ROUNDING
     for values in per_seed:
         outside = ~((values >= shape.low - slack) & (values <= shape.high + slack))
         if outside.any():
@@ -83,10 +78,8 @@ def density(per_seed: list[np.ndarray], shape: Density) -> tuple[np.ndarray, np.
                 f"[{shape.low:g}, {shape.high:g}], the first is {values[outside][0]:g}: "
                 "widen low and high of the figure's density"
             )
-        counts, _ = np.histogram(values.clip(shape.low, shape.high), edges)
-        share = counts / (values.size * width)
-        curves.append(gaussian_filter1d(share, shape.bandwidth / width, mode="reflect"))
-    return (edges[:-1] + edges[1:]) / 2, np.mean(curves, axis=0)
+    inside = [values.clip(shape.low, shape.high) for values in per_seed]
+    return kernel_density(inside, shape.low, shape.high, shape.bandwidth)
 
 
 def draw_bars_and_density(marks: pd.DataFrame, settings: BarsAndDensity) -> Figure:

@@ -1,18 +1,25 @@
-"""Draw one figure from metric files: the entry point for every kind."""
+"""Draw one figure of a grid from metric files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from saeflow.figures.bars_and_density import bar_and_density_marks, draw_bars_and_density
 from saeflow.figures.curves import curve_points, draw_curve
 from saeflow.figures.drawn import write_drawn
 from saeflow.figures.frame import footer
+from saeflow.figures.origin import footer_parts
 from saeflow.figures.rows import read_latents, read_rows
-from saeflow.figures.settings import BarsAndDensity, Context, Curve, parse_figure
+from saeflow.figures.settings import BarsAndDensity, Context, Curve
 from saeflow.figures.style import house_style, save
+
+_GRID_FIGURE: TypeAdapter[Curve | BarsAndDensity] = TypeAdapter(
+    Annotated[Curve | BarsAndDensity, Field(discriminator="kind")]
+)
 
 
 def draw_figure(
@@ -27,7 +34,7 @@ def draw_figure(
     `rows` are tidy metric files, `latents` per-latent tables (read by figures with a density
     only). Raises FigureError that names the variant, L0, metric or seed that is missing.
     """
-    settings, context = parse_figure(settings), Context.model_validate(context)
+    settings, context = _GRID_FIGURE.validate_python(settings), Context.model_validate(context)
     table = read_rows(rows, settings, context)
     with house_style():
         if isinstance(settings, Curve):
@@ -37,6 +44,6 @@ def draw_figure(
             per_latent = read_latents(latents, settings.density.column, settings.split)
             drawn = bar_and_density_marks(table, per_latent, settings, context)
             figure = draw_bars_and_density(drawn, settings)
-        footer(figure, settings.source, context)
+        footer(figure, footer_parts(settings, context))
         save(figure, out_stem)
     write_drawn(drawn, out_stem)

@@ -10,10 +10,13 @@ import pandas as pd
 from saeflow.artifacts import atomic_path
 from saeflow.intervals import Interval
 
+NOTE = "note"
 # x and y are data coordinates; low and high are the ends of the drawn error bars, empty where
-# a single seed gives no interval.
+# a single seed gives no interval. `kind` tells apart what else shares a panel; a row of kind `note`
+# is a sentence (its label) for the caption.
 COLUMNS = {
     "panel": "string",
+    "kind": "string",
     "variant": "string",
     "label": "string",
     "l0_target": "Int64",
@@ -37,6 +40,18 @@ def mark(panel: str, variant: str | None, label: str, **values: Any) -> dict[str
         else:
             row[name] = value
     return row
+
+
+def note(text: str) -> dict[str, Any]:
+    """Return the row of a sentence that the data adds to the caption."""
+    return mark("", None, text, kind=NOTE)
+
+
+def notes_in(table: pd.DataFrame) -> tuple[str, ...]:
+    """Return the sentences that the data adds to the caption."""
+    if "kind" not in table:
+        return ()
+    return tuple(table.loc[(table["kind"] == NOTE).fillna(False), "label"])
 
 
 def as_table(marks: list[dict[str, Any]]) -> pd.DataFrame:

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from saeflow.figures.settings import Context
 from saeflow.figures.style import FAINT_INK
 from saeflow.figures.text import width_in_inches, wrap
 
@@ -38,7 +37,9 @@ def error_bar(points: pd.DataFrame, axis: str) -> np.ndarray | None:
     return np.stack([below.fillna(0).astype(float), above.fillna(0).astype(float)])
 
 
-def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+def legend_above(
+    figure: Figure, handles: Sequence[Any], labels: Sequence[str], *, magnified: float = 1
+) -> None:
     """Put the legend above the axes in as many columns as fit, and make the figure taller by it."""
     width = figure.get_figwidth()
     wrapped = [wrap(label, _LEGEND_SIZE, width - _HANDLE_AND_GAPS) for label in labels]
@@ -46,38 +47,16 @@ def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
     columns = max(1, min(len(labels), int(width / (widest + _HANDLE_AND_GAPS))))
     lines = -(-len(labels) // columns) + max(w.count("\n") for w in wrapped)
     figure.set_figheight(figure.get_figheight() + lines * _LEGEND_LINE)
-    figure.legend(handles, wrapped, loc="outside upper center", ncols=columns)
+    figure.legend(
+        handles, wrapped, loc="outside upper center", ncols=columns, markerscale=magnified
+    )
 
 
-def footer(figure: Figure, source: str, context: Context) -> None:
+def footer(figure: Figure, parts: Sequence[str]) -> None:
     """Say in small print what the figure is: its original, subject, scale, tokens and seeds."""
-    text = wrap(footer_text(source, context), _FOOTER_SIZE, figure.get_figwidth() - 2 * _MARGIN)
+    # No-break spaces within a part keep it whole.
+    joined = "\u00a0· ".join(part.replace(" ", "\u00a0") for part in parts)
+    text = wrap(joined, _FOOTER_SIZE, figure.get_figwidth() - 2 * _MARGIN)
     figure.set_figheight(figure.get_figheight() + (text.count("\n") + 1) * _FOOTER_LINE)
     left = _MARGIN / figure.get_figwidth()
     figure.supxlabel(text, fontsize=_FOOTER_SIZE, color=FAINT_INK, x=left, ha="left")
-
-
-def footer_text(source: str, context: Context) -> str:
-    """Return the footer as one line whose parts hold no-break spaces, so that they stay whole."""
-    seeds = ", ".join(str(seed) for seed in context.seeds)
-    if len(context.seeds) == 1:
-        spread = f"1 seed ({seeds}), no interval"
-    else:
-        spread = f"seeds {seeds}: mean and 95% t-interval"
-    parts = (
-        source,
-        f"{context.subject} at {context.site}",
-        f"{context.corpus}, {context.scale} scale",
-        f"{short_count(context.training_tokens)} training tokens",
-        f"d_sae {context.d_sae:,}",
-        spread,
-    )
-    return "\u00a0· ".join(part.replace(" ", "\u00a0") for part in parts)
-
-
-def short_count(count: int) -> str:
-    """Return 1,500,000 as 1.5M and 20,000 as 20k."""
-    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            return f"{count / size:.3g}{letter}"
-    return str(count)

@@ -10,7 +10,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from saeflow.evaluation.rows import read_rows as read_tidy_rows
-from saeflow.figures.settings import Context, L0Selection, Shown
+from saeflow.figures.common_settings import L0Selection
+from saeflow.figures.settings import AnyContext, Context, Shown
+from saeflow.figures.sweep_settings import SweepContext
 
 LATENT_COLUMNS = ("split", "variant", "d_sae", "l0_target", "seed", "latent")
 
@@ -56,8 +58,8 @@ def read_latents(paths: Sequence[Path], column: str, split: str) -> pd.DataFrame
     return latents[latents["split"] == split]
 
 
-def chosen_l0s(selection: L0Selection | int, context: Context) -> tuple[int, ...]:
-    """Return the L0 targets that a selection means in this grid; raises FigureError if foreign."""
+def chosen_l0s(selection: L0Selection | int, context: Context | SweepContext) -> tuple[int, ...]:
+    """Return the L0 targets that a selection means here; raises FigureError if foreign."""
     if selection == "all":
         return tuple(sorted(context.l0s))
     if selection == "reference":
@@ -87,9 +89,9 @@ def by_seed(rows: pd.DataFrame, metric: str, variant: str, l0: int) -> pd.Series
 
 
 def of_seeds(
-    rows: pd.DataFrame, metric: str, variant: str, l0: int, context: Context
+    rows: pd.DataFrame, metric: str, variant: str, l0: int, context: AnyContext
 ) -> list[float]:
-    """Return the values of one point, one for each seed of the grid, in the grid's order.
+    """Return the values of one point, one for each seed of the context, in its order.
 
     Raises FigureError that names the seeds that are missing.
     """
@@ -103,15 +105,19 @@ def of_seeds(
 
 
 def level(
-    rows: pd.DataFrame, metric: str, variants: Sequence[str], l0s: Sequence[int], context: Context
+    rows: pd.DataFrame,
+    metric: str,
+    variants: Sequence[str],
+    l0s: Sequence[int],
+    context: AnyContext,
 ) -> float:
     """Return the mean of a metric over all points, e.g. of the clean model's loss."""
     points = [of_seeds(rows, metric, name, l0, context) for name in variants for l0 in l0s]
     return fmean(value for point in points for value in point)
 
 
-def label_of(variant: str, context: Context) -> str:
-    """Return a variant's name in figures; raises FigureError if the context has none."""
+def label_of(variant: str, context: Context | SweepContext) -> str:
+    """Return a variant's or series' name; raises FigureError if the context has none."""
     if variant not in context.labels:
         raise FigureError(f"variant {variant!r} has no label; there are {sorted(context.labels)}")
     return context.labels[variant]

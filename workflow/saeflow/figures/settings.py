@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, model_validator
 
+from saeflow.figures.common_settings import Described, L0Selection, Published, ReferenceLine
+from saeflow.figures.debias_settings import Circuit, DebiasContext, Methods
+from saeflow.figures.sweep_settings import Densities, Latents, Lines, Scatter, SweepContext
 from saeflow.settings import Settings
-
-L0Selection = Literal["all", "reference"] | tuple[PositiveInt, ...]
 
 
 class Context(Settings):
@@ -43,17 +44,9 @@ class Context(Settings):
         return self
 
 
-class Shown(Settings):
-    """What figures and tables have in common."""
+class Shown(Described):
+    """What figures and tables of a grid have in common."""
 
-    title: str
-    """Heading in the report."""
-    source: str
-    """The published original, e.g. "after OrtSAE Fig. 3a"."""
-    statement: str
-    """What the paper says about it."""
-    caption: str
-    """What is shown here, and how it was measured."""
     grid: str
     """Grid of the paper whose points are shown."""
     variants: tuple[str, ...] = Field(min_length=1)
@@ -68,15 +61,6 @@ class Shown(Settings):
         if len(set(self.variants)) < len(self.variants):
             raise ValueError(f"variants {self.variants} holds one twice")
         return self
-
-
-class ReferenceLine(Settings):
-    """A level to compare with: the mean of a metric over all drawn points."""
-
-    metric: str
-    """Metric that gives the level."""
-    label: str
-    """Name beside the line."""
 
 
 class Curve(Shown):
@@ -143,31 +127,6 @@ class BarsAndDensity(Shown):
     """Panels of the original that are not drawn; the caption names them."""
 
 
-FigureSettings = Annotated[Curve | BarsAndDensity, Field(discriminator="kind")]
-
-
-class Published(Settings):
-    """The paper's own numbers, shown as a block of their own."""
-
-    label: str
-    """Whose numbers, and on which model."""
-    columns: tuple[str, ...] = Field(min_length=1)
-    """Column headings."""
-    rows: dict[str, tuple[float | None, ...]]
-    """Row label to one number a column."""
-    decimals: tuple[int, ...]
-    """Decimals of each column."""
-
-    @model_validator(mode="after")
-    def _rows_fit_columns(self) -> Published:
-        for label, numbers in {**self.rows, "decimals": self.decimals}.items():
-            if len(numbers) != len(self.columns):
-                raise ValueError(
-                    f"{label} has {len(numbers)} entries for {len(self.columns)} columns"
-                )
-        return self
-
-
 class TableShown(Shown):
     """What all tables have in common."""
 
@@ -217,14 +176,23 @@ class Ratio(TableShown):
         return self
 
 
-TableSettings = Annotated[Sweep | Ratio, Field(discriminator="kind")]
+Figure: TypeAlias = Curve | BarsAndDensity | Lines | Densities | Scatter | Circuit
+Table: TypeAlias = Sweep | Ratio | Methods | Latents
+FigureSettings = Annotated[Figure, Field(discriminator="kind")]
+TableSettings = Annotated[Table, Field(discriminator="kind")]
+AnyContext: TypeAlias = Context | SweepContext | DebiasContext
 
 
-def parse_figure(section: Mapping[str, Any] | Curve | BarsAndDensity) -> Curve | BarsAndDensity:
+def parse_figure(section: Mapping[str, Any] | Figure) -> Figure:
     """Return the figure that a config section describes; raises pydantic.ValidationError."""
     return TypeAdapter(FigureSettings).validate_python(section)
 
 
-def parse_table(section: Mapping[str, Any] | Sweep | Ratio) -> Sweep | Ratio:
+def parse_table(section: Mapping[str, Any] | Table) -> Table:
     """Return the table that a config section describes; raises pydantic.ValidationError."""
     return TypeAdapter(TableSettings).validate_python(section)
+
+
+def parse_context(section: Mapping[str, Any] | AnyContext) -> AnyContext:
+    """Return the context of a grid's, a sweep's or the debiasing experiment's figure."""
+    return TypeAdapter(AnyContext).validate_python(section)

@@ -26,7 +26,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 class Look(NamedTuple):
-    """How one variant is drawn; colour, marker, line and hatch each tell it apart."""
+    """How one variant or series is drawn; colour, marker, line and hatch each tell it apart."""
 
     color: str
     marker: str
@@ -43,6 +43,25 @@ _LOOKS = {
     "matryoshka": Look("#3aa58a", "D", (0, (5, 1.2, 1, 1.2, 1, 1.2)), "xxxx"),
     "relu": Look("#e3ab2f", "s", (0, (1, 1.1)), "----"),
 }
+# Families of hue: grey without a domain, yellow for BM25, blue for dense retrieval, red for tilts
+# (the darker, the stronger), green and violet for the domain itself.
+_SERIES = {
+    "gsae": Look("#1a1a1a", "o", (0, (1, 1.1)), ""),
+    "all": Look("#6b6b6b", "s", (0, (5, 1.2, 1, 1.2)), "...."),
+    "random": Look("#a8a8a8", "X", (0, (2, 2)), "oo"),
+    "bm25": Look("#e3ab2f", "^", (0, (4, 1.4)), "----"),
+    "bm25_tracin": Look("#a9620c", "v", "-", "////"),
+    "dense": Look("#5aa2d6", "D", (0, (4, 1.4)), "xxxx"),
+    "dense_tracin": Look("#1d2b66", "*", "-", "++++"),
+    "validation": Look("#8a55b0", "P", (0, (3, 1, 1, 1)), "||||"),
+    "domain": Look("#3aa58a", "p", (0, (7, 1.5)), "**"),
+    "dense_t5": Look("#e88a76", "<", (0, (5, 1.2, 1, 1.2, 1, 1.2)), "\\\\\\\\"),
+    "dense_t500": Look("#d0342c", ">", (0, (6, 1, 2, 1)), "\\\\"),
+    "dense_t1e9": Look("#6d0a1c", "d", (0, (1, 2)), "OO"),
+    "gsae_t500": Look("#c77d8e", "h", (0, (2, 1)), ".."),
+    "erm": Look("#2f7ab8", "o", (0, (4, 1.4)), ""),
+    "term": Look("#b0142d", "s", "-", "////"),
+}
 _OTHERS = (
     Look("#6a3d9a", "v", (0, (7, 1.5)), "\\\\\\\\"),
     Look("#8c6d46", "P", (0, (3, 1, 1, 1)), "++++"),
@@ -53,12 +72,13 @@ _OTHERS = (
 
 
 def looks_of(variants: tuple[str, ...]) -> dict[str, Look]:
-    """Return a look a variant: the fixed one where it has one, else the next free one."""
-    others = [name for name in variants if name not in _LOOKS]
+    """Return a look a variant or series: the fixed one where it has one, else the next free one."""
+    fixed = _LOOKS | _SERIES
+    others = [name for name in variants if name not in fixed]
     if len(others) > len(_OTHERS):
         raise ValueError(f"at most {len(_OTHERS)} variants of your own fit a figure, got {others}")
     own = dict(zip(others, _OTHERS, strict=False))
-    return {name: _LOOKS.get(name) or own[name] for name in variants}
+    return {name: fixed.get(name) or own[name] for name in variants}
 
 
 @contextmanager

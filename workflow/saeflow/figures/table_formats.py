@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+_MARKDOWN = {"\\": "\\\\", "|": r"\|", "_": r"\_", "*": r"\*", "<": "&lt;", "&": "&amp;"}
+_PARAGRAPH = r"p{0.3\linewidth}"
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -25,11 +27,14 @@ _LATEX = {
 
 
 class Block(NamedTuple):
-    """One block of a table: its name, column headings and, per row, (text, best) a column."""
+    """One block of a table."""
 
     name: str
     columns: list[str]
     rows: dict[str, list[tuple[str, bool]]]
+    """Per row, (text, best) a column."""
+    words: list[bool]
+    """Per column, whether it holds words, which stand on the left and are broken, not numbers."""
 
 
 def blocks(cells: pd.DataFrame) -> list[Block]:
@@ -40,11 +45,13 @@ def blocks(cells: pd.DataFrame) -> list[Block]:
         printed = zip(part["text"].astype(str), part["best"].astype(bool), strict=True)
         at = dict(zip(zip(rows, columns, strict=True), printed, strict=True))
         headings = list(dict.fromkeys(columns))
+        numbers = set(columns[part["mean"].notna()])
         found.append(
             Block(
                 name=str(name),
                 columns=headings,
                 rows={row: [at[row, column] for column in headings] for row in dict.fromkeys(rows)},
+                words=[heading not in numbers for heading in headings],
             )
         )
     return found
@@ -53,13 +60,16 @@ def blocks(cells: pd.DataFrame) -> list[Block]:
 def markdown(cells: pd.DataFrame, caption: str) -> str:
     """Return the caption and a Markdown table a block."""
     parts = [_markdown_text(caption)]
-    for name, columns, rows in blocks(cells):
+    for name, columns, rows, words in blocks(cells):
         lines = [
             "| " + " | ".join(_markdown_text(text) for text in (name, *columns)) + " |",
-            "|---|" + "---:|" * len(columns),
+            "|---|" + "".join("---|" if word else "---:|" for word in words),
         ]
         for row, texts in rows.items():
-            printed = [f"**{text}**" if best else text for text, best in texts]
+            printed = [
+                _markdown_text(text) if word else f"**{text}**" if best else text
+                for (text, best), word in zip(texts, words, strict=True)
+            ]
             lines.append("| " + " | ".join([_markdown_text(row), *printed]) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
@@ -68,16 +78,18 @@ def markdown(cells: pd.DataFrame, caption: str) -> str:
 def latex(cells: pd.DataFrame, caption: str, label: str) -> str:
     """Return a LaTeX table environment (needs booktabs), a block between rules each."""
     found = blocks(cells)
-    width = max(len(columns) for _, columns, _ in found)
+    width = max(len(part.columns) for part in found)
+    widest = next(part.words for part in found if len(part.columns) == width)
+    kinds = "".join(_PARAGRAPH if word else "r" for word in widest)
     lines = [
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_latex_text(caption)}}}",
         rf"\label{{{label}}}",
-        rf"\begin{{tabular}}{{l{'r' * width}}}",
+        rf"\begin{{tabular}}{{l{kinds}}}",
         r"\toprule",
     ]
-    for index, (name, columns, rows) in enumerate(found):
+    for index, (name, columns, rows, _) in enumerate(found):
         if index:
             lines.append(r"\midrule")
         lines.append(rf"\multicolumn{{{width + 1}}}{{l}}{{\textit{{{_latex_text(name)}}}}} \\")
@@ -96,4 +108,4 @@ def _latex_text(text: str) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("_", "\\_").replace("*", "\\*")
+    return "".join(_MARKDOWN.get(letter, letter) for letter in text)

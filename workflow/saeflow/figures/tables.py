@@ -1,15 +1,16 @@
-"""Write one table from metric files: the entry point for every kind."""
+"""Write one table of a grid from metric files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
 import pandas as pd
+from pydantic import Field, TypeAdapter
 
-from saeflow.artifacts import atomic_path
 from saeflow.figures.captions import caption_of
+from saeflow.figures.cells import LEVELS, Cell, cell, number_text, write_cells
 from saeflow.figures.rows import (
     FigureError,
     by_seed,
@@ -19,35 +20,12 @@ from saeflow.figures.rows import (
     of_seeds,
     read_rows,
 )
-from saeflow.figures.settings import Context, Published, Ratio, Sweep, parse_table
-from saeflow.figures.table_formats import latex, markdown
+from saeflow.figures.settings import Context, Published, Ratio, Sweep
 from saeflow.intervals import Interval, ratio_interval, t_interval
 
-
-class Cell(NamedTuple):
-    """One cell; a table's Parquet and CSV have one row a cell."""
-
-    block: str
-    """Whose numbers: this run's or a paper's."""
-    row: str
-    """Label of the row, in most tables the variant's."""
-    column: str
-    """Heading of the column."""
-    mean: float | None
-    """Mean over seeds, or the published number."""
-    low: float | None
-    """Low end of the 95% interval; empty for one seed and for published numbers."""
-    high: float | None
-    """High end of the 95% interval."""
-    n: int | None
-    """Seeds or rounds; empty for published numbers."""
-    best: bool
-    """Best of its column, and its interval overlaps no other's."""
-    text: str
-    """The cell as it is printed."""
-
-
-LEVELS = "levels"
+_GRID_TABLE: TypeAdapter[Sweep | Ratio] = TypeAdapter(
+    Annotated[Sweep | Ratio, Field(discriminator="kind")]
+)
 
 
 def write_table(
@@ -60,7 +38,7 @@ def write_table(
 
     Raises FigureError that names the variant, L0, metric or seed that is missing.
     """
-    settings, context = parse_table(settings), Context.model_validate(context)
+    settings, context = _GRID_TABLE.validate_python(settings), Context.model_validate(context)
     table = read_rows(rows, settings, context)
     if isinstance(settings, Sweep):
         cells = sweep_cells(table, settings, context)
@@ -68,9 +46,9 @@ def write_table(
         cells = ratio_cells(table, settings, context)
     if settings.published:
         cells += published_cells(settings.published)
-    levels = {cell.row: cell.text for cell in cells if cell.block == LEVELS}
+    levels = {one.row: one.text for one in cells if one.block == LEVELS}
     caption = caption_of(settings, context, levels)
-    _write(pd.DataFrame(cells).astype({"n": "Int64"}), caption, out_stem)
+    write_cells(cells, caption, out_stem)
 
 
 def sweep_cells(rows: pd.DataFrame, settings: Sweep, context: Context) -> list[Cell]:
@@ -85,13 +63,13 @@ def sweep_cells(rows: pd.DataFrame, settings: Sweep, context: Context) -> list[C
         }
         best = best_of(found, settings.best)
         cells += [
-            _cell(block, label_of(name, context), f"L0 = {l0}", x, settings.decimals, name == best)
+            cell(block, label_of(name, context), f"L0 = {l0}", x, settings.decimals, name == best)
             for name, x in found.items()
         ]
     for label, metric in settings.levels.items():
         value = level(rows, metric, settings.variants, l0s, context)
         exact = Interval(value, None, None, len(context.seeds))
-        cells.append(_cell(LEVELS, label, metric, exact, settings.decimals, False))
+        cells.append(cell(LEVELS, label, metric, exact, settings.decimals, False))
     return cells
 
 
@@ -114,22 +92,24 @@ def ratio_cells(rows: pd.DataFrame, settings: Ratio, context: Context) -> list[C
             )
         label = label_of(name, context)
         cost = t_interval(list(values * settings.factor))
-        cells.append(_cell(block, label, settings.unit, cost, settings.decimals, False))
+        cells.append(cell(block, label, settings.unit, cost, settings.decimals, False))
         if name == settings.baseline:
             ratio = Interval(1.0, None, None, cost.n)
         else:
             ratio = ratio_interval(list(values), list(base))
-        cells.append(_ratio_cell(block, label, ratio_heading, ratio))
+        cells.append(_ratiocell(block, label, ratio_heading, ratio))
     return cells
 
 
 def published_cells(published: Published) -> list[Cell]:
     """Return the paper's numbers as a block of their own."""
     return [
-        Cell(published.label, row, column, value, None, None, None, False, _number(value, digits))
+        Cell(
+            published.label, row, column, value, None, None, None, False, number_text(value, digits)
+        )
         for row, values in published.rows.items()
         for column, value, digits in zip(published.columns, values, published.decimals, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def best_of(found: Mapping[str, Interval], end: str | None) -> str | None:
@@ -152,32 +132,9 @@ def _own_block(context: Context) -> str:
     return f"this run: {context.subject} at {context.site}, {context.scale} scale"
 
 
-def _cell(block: str, row: str, column: str, x: Interval, decimals: int, best: bool) -> Cell:
-    text = _number(x.mean, decimals)
-    if x.half_width is not None:
-        text += f" ± {x.half_width:.{decimals}f}"
-    return Cell(block, row, column, x.mean, x.low, x.high, x.n, best, text)
-
-
-def _ratio_cell(block: str, row: str, column: str, x: Interval) -> Cell:
+def _ratiocell(block: str, row: str, column: str, x: Interval) -> Cell:
     """A ratio shows both ends: its interval, symmetric on the log scale, is not so here."""
-    text = _number(x.mean, 2)
+    text = number_text(x.mean, 2)
     if x.low is not None and x.high is not None:
         text += f" [{x.low:.2f}, {x.high:.2f}]"
     return Cell(block, row, column, x.mean, x.low, x.high, x.n, False, text)
-
-
-def _number(value: float | None, decimals: int) -> str:
-    return "–" if value is None else f"{value:.{decimals}f}"
-
-
-def _write(cells: pd.DataFrame, caption: str, stem: Path) -> None:
-    with atomic_path(stem.with_name(f"{stem.name}.parquet")) as path:
-        cells.to_parquet(path, index=False)
-    with atomic_path(stem.with_name(f"{stem.name}.csv")) as path:
-        cells.to_csv(path, index=False)
-    body = cells[cells["block"] != LEVELS]
-    with atomic_path(stem.with_name(f"{stem.name}.md")) as path:
-        path.write_text(markdown(body, caption), encoding="utf-8")
-    with atomic_path(stem.with_name(f"{stem.name}.tex")) as path:
-        path.write_text(latex(body, caption, f"tab:{stem.name}"), encoding="utf-8")

@@ -15,8 +15,9 @@ from markupsafe import Markup
 from saeflow.artifacts import ArtifactError, atomic_path, read_manifest
 from saeflow.claims_table import number
 from saeflow.figures.captions import caption_of
+from saeflow.figures.cells import LEVELS
+from saeflow.figures.drawn import notes_in
 from saeflow.figures.table_formats import Block, blocks
-from saeflow.figures.tables import LEVELS
 from saeflow.report.provenance import made_between, read_artefacts, software
 from saeflow.report.runtimes import rule_times
 from saeflow.report.settings import (
@@ -31,6 +32,7 @@ _HERE = Path(__file__).parent
 _FIGURE_FILES = ("svg", "png", "pdf", "csv", "parquet")
 _TABLE_FILES = ("csv", "md", "tex", "parquet")
 _CLAIM_FILES = ("md", "parquet")
+_ROW_NAMES = {"methods": "Method", "latents": "Latent"}
 # A verdict is told by sign and word; the colour only repeats it.
 VERDICTS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?"}
 
@@ -52,6 +54,8 @@ class Item(NamedTuple):
     links: list[Link]
     drawing: Markup | None
     blocks: list[Block]
+    row_name: str
+    """What a row of the table is."""
 
 
 class Claim(NamedTuple):
@@ -143,8 +147,9 @@ def _figure(figure: ReportedFigure, paper: str, root: Path) -> Item:
     shown = figure.settings
     links = _links(figure.stem, _FIGURE_FILES, root)
     drawing = inline_svg(_beside(figure.stem, "svg"), f"{shown.title}. {shown.caption}", anchor)
-    caption = caption_of(shown, figure.context)
-    return Item(anchor, shown.title, shown.statement, caption, links, drawing, [])
+    notes = notes_in(pd.read_parquet(_beside(figure.stem, "parquet")))
+    caption = caption_of(shown, figure.context, notes=notes)
+    return Item(anchor, shown.title, shown.statement, caption, links, drawing, [], "")
 
 
 def _table(table: ReportedTable, paper: str, root: Path) -> Item:
@@ -155,7 +160,8 @@ def _table(table: ReportedTable, paper: str, root: Path) -> Item:
     levels = dict(zip(cells[is_level]["row"], cells[is_level]["text"], strict=True))
     caption = caption_of(shown, table.context, levels)
     parts = blocks(cells[~is_level])
-    return Item(f"{paper}-{table.name}", shown.title, shown.statement, caption, links, None, parts)
+    anchor, row_name = f"{paper}-{table.name}", _ROW_NAMES.get(shown.kind, "Variant")
+    return Item(anchor, shown.title, shown.statement, caption, links, None, parts, row_name)
 
 
 def _claims(stem: Path, root: Path) -> Claims:

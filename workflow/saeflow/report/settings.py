@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from saeflow.figures.settings import Context, FigureSettings, TableSettings
+from saeflow.figures.settings import AnyContext, FigureSettings, TableSettings
 from saeflow.settings import Settings
 
 
@@ -13,7 +13,7 @@ class ReportedFigure(Settings):
 
     name: str
     settings: FigureSettings
-    context: Context
+    context: AnyContext
     stem: Path
 
 
@@ -22,7 +22,7 @@ class ReportedTable(Settings):
 
     name: str
     settings: TableSettings
-    context: Context
+    context: AnyContext
     stem: Path
 
 

@@ -1,0 +1,73 @@
+"""Draw one figure of a sweep or of the debiasing experiment from the folders of its measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure as Drawing
+
+from saeflow.figures.densities import density_marks, draw_densities
+from saeflow.figures.drawn import write_drawn
+from saeflow.figures.frame import footer
+from saeflow.figures.lines import draw_lines, line_marks
+from saeflow.figures.origin import footer_parts
+from saeflow.figures.rows import FigureError
+from saeflow.figures.scatter import draw_map, map_marks
+from saeflow.figures.settings import (
+    Densities,
+    Figure,
+    Lines,
+    Scatter,
+    SweepContext,
+    parse_context,
+    parse_figure,
+)
+from saeflow.figures.style import house_style, save
+from saeflow.figures.sweep_rows import Inputs, files_of, read_sweep_rows, read_values
+
+
+def draw_from_folders(
+    settings: Figure | Mapping[str, Any],
+    folders: Inputs,
+    context: Mapping[str, Any],
+    out_stem: Path,
+) -> None:
+    """Write `out_stem`.svg, .png, .pdf and the drawn data as .parquet and .csv.
+
+    `folders` hold the figure's `measures`, by series (of the debiasing experiment, by seed).
+    Raises FigureError that names the series, metric, seed or folder that is missing.
+    """
+    settings, known = parse_figure(settings), parse_context(context)
+    with house_style():
+        if isinstance(known, SweepContext):
+            drawn, figure = _of_sweep(settings, folders, known)
+        else:
+            raise FigureError(f"{settings.source}: no figure of kind {settings.kind} is drawn here")
+        footer(figure, footer_parts(settings, known))
+        save(figure, out_stem)
+    write_drawn(drawn, out_stem)
+
+
+def _of_sweep(
+    settings: Figure, folders: Inputs, context: SweepContext
+) -> tuple[pd.DataFrame, Drawing]:
+    if isinstance(settings, Lines):
+        files: set[str] = {panel.file for panel in settings.panels}
+        tables = {file: read_sweep_rows(folders, file, settings, context) for file in files}
+        drawn = line_marks(tables, settings, context)
+        return drawn, draw_lines(drawn, settings)
+    if isinstance(settings, Densities):
+        values = [
+            read_values(folders, panel.file, panel.column, settings, context)
+            for panel in settings.panels
+        ]
+        drawn = density_marks(values, settings, context)
+        return drawn, draw_densities(drawn, settings)
+    if isinstance(settings, Scatter):
+        [path] = files_of(folders, "map", settings.series).values()
+        drawn = map_marks(path, settings, context)
+        return drawn, draw_map(drawn, settings)
+    raise FigureError(f"{settings.source}: kind {settings.kind} is not drawn from a sweep")

@@ -1,0 +1,130 @@
+"""Where a figure's or a table's numbers come from, in words: for its footer and its caption."""
+
+from __future__ import annotations
+
+from saeflow.figures.settings import (
+    AnyContext,
+    Circuit,
+    Context,
+    Curve,
+    DebiasContext,
+    Densities,
+    Figure,
+    Latents,
+    Lines,
+    Methods,
+    Ratio,
+    Scatter,
+    Sweep,
+    SweepContext,
+    Table,
+)
+
+
+def footer_parts(settings: Figure, context: AnyContext) -> tuple[str, ...]:
+    """Return what the footer says, part by part."""
+    l0 = single_l0(settings, context)
+    return (
+        settings.source,
+        f"{context.subject} at {context.site}",
+        *_text_and_training(context),
+        f"d_sae {context.d_sae:,}",
+        *(() if l0 is None else (f"L0 {l0}",)),
+        _short_spread(settings, context),
+        *_judge(context),
+    )
+
+
+def single_l0(settings: Figure | Table, context: AnyContext) -> int | None:
+    """Return the one L0 target that is shown, or None where there are several or none."""
+    if isinstance(context, DebiasContext) or isinstance(settings, Curve | Sweep):
+        return None
+    if isinstance(settings, Lines) and any(panel.over_l0 for panel in settings.panels):
+        return None
+    chosen = getattr(settings, "l0", None)
+    return chosen if isinstance(chosen, int) else context.reference_l0
+
+
+def _text_and_training(context: AnyContext) -> tuple[str, ...]:
+    if isinstance(context, DebiasContext):
+        return f"{context.corpus}, {context.scale} scale", f"SAEs at {context.sites} sites"
+    if isinstance(context, Context):
+        tokens = short_count(context.training_tokens)
+        return f"{context.corpus}, {context.scale} scale", f"{tokens} training tokens"
+    counts = sorted(set(context.training_tokens.values()))
+    tokens = "-".join(dict.fromkeys(short_count(count) for count in (counts[0], counts[-1])))
+    text = f"measured on {context.corpus} ({context.split}), {context.scale} scale"
+    return text, f"{tokens} training tokens"
+
+
+def _judge(context: AnyContext) -> tuple[str, ...]:
+    judge = getattr(context, "judge", None)
+    return () if judge is None else (f"judge: {judge}",)
+
+
+def _short_spread(settings: Figure, context: AnyContext) -> str:
+    seeds = ", ".join(str(seed) for seed in context.seeds)
+    if isinstance(settings, Scatter | Circuit):
+        return f"seed {context.seeds[0]}"
+    if isinstance(settings, Densities):
+        return f"mean over seeds {seeds}" if len(context.seeds) > 1 else f"seed {seeds}"
+    if len(context.seeds) == 1:
+        return f"1 seed ({seeds}), no interval"
+    return f"seeds {seeds}: mean and 95% t-interval"
+
+
+def spread_sentence(settings: Figure | Table, context: AnyContext) -> str:
+    """Return how the caption says what is averaged and what an interval is."""
+    count = len(context.seeds)
+    if isinstance(settings, Scatter | Circuit):
+        return f"One seed ({context.seeds[0]})."
+    if isinstance(settings, Latents):
+        return (
+            f"One seed ({context.seeds[0]}), latents drawn at random from those that were scored."
+        )
+    if isinstance(settings, Ratio):
+        return "Mean ± half the width of the 95% t-interval over rounds; ratios with both ends."
+    if count == 1:
+        return "One seed, so no interval."
+    if isinstance(settings, Densities):
+        return f"Gaussian kernel, mean over {count} seeds."
+    if isinstance(settings, Sweep | Methods):
+        return f"Mean ± half the width of the 95% t-interval over {count} seeds."
+    return f"Mean with 95% t-interval over {count} seeds."
+
+
+def origin_sentence(settings: Figure | Table, context: AnyContext) -> str:
+    """Return subject, text, training and original as the caption's last sentence."""
+    return f"Subject {context.subject} at {context.site}, {_origin(context)}; {settings.source}."
+
+
+def _origin(context: AnyContext) -> str:
+    size = f"{context.scale} scale, d_sae {context.d_sae:,}"
+    if isinstance(context, Context):
+        tokens = f"{context.training_tokens:,} training tokens"
+        return f"corpus {context.corpus}, {size}, {tokens}"
+    if isinstance(context, DebiasContext):
+        return (
+            f"SAEs at {context.sites} sites, biographies {context.corpus}, {size}, "
+            f"latents judged by {context.judge}"
+        )
+    judge = f", latents judged by {context.judge}" if context.judge else ""
+    return f"measured on {context.corpus} ({context.split}), {size}{judge}"
+
+
+def training_sentence(series: tuple[str, ...], context: SweepContext) -> str:
+    """Return on what each series was trained, and on how many activations."""
+    parts = (
+        f"{context.labels[name]} on {context.trained_on[name]} "
+        f"({context.training_tokens[name]:,} tokens)"
+        for name in series
+    )
+    return f"Trained, or fine-tuned: {'; '.join(parts)}."
+
+
+def short_count(count: int) -> str:
+    """Return 1,500,000 as 1.5M and 20,000 as 20k."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)
