@@ -1,0 +1,64 @@
+"""What a judge is: it explains a latent from examples and predicts from the explanation alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+from saeflow.autointerp.contexts import Latent
+from saeflow.autointerp.examples import Contexts, Examples
+
+Status = Literal["ok", "nonsense", "timeout", "error"]
+
+
+class JudgeError(RuntimeError):
+    """A judge gave no usable answer to one question; `status` says in which way."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status: Status = status
+
+
+class JudgeRefused(RuntimeError):
+    """No question will be answered: a wrong key, address or model; the message says which."""
+
+
+class Diversity(NamedTuple):
+    """How varied a latent's contexts are."""
+
+    score: float
+    """0 to 100."""
+    justification: str
+
+
+class Judge(Protocol):
+    """Explains latents and predicts where they are active. Raises JudgeError and JudgeRefused."""
+
+    name: str
+    """As figures and tables show it."""
+    contrast: int
+    """Silent contexts that `explain` compares with."""
+    concurrency: int
+    """Latents that it can judge at the same time."""
+    files: tuple[str, ...]
+    """What it leaves in the stage's folder once it is finished."""
+
+    def explain(self, examples: Examples, contrast: Contexts) -> str:
+        """Return what makes the latent active, in words."""
+        ...
+
+    def detect(self, explanation: str, contexts: Contexts) -> list[bool]:
+        """Return for each context whether the latent is active in it, going by the words alone."""
+        ...
+
+    def diversity(self, explanation: str, examples: Examples) -> Diversity:
+        """Return how varied the examples are."""
+        ...
+
+    def forecast(self, latents: Sequence[Latent]) -> str:
+        """Return in a sentence what judging `latents` will take."""
+        ...
+
+    def finish(self) -> dict[str, Any]:
+        """Write what the judge keeps and return what it took, for the manifest."""
+        ...
