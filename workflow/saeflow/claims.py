@@ -22,18 +22,14 @@ from collections.abc import Iterable, Iterator
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
-
-from saeflow.claims_l0 import METRIC, Sides, measured_l0, mismatch
+from saeflow.claims_l0 import METRIC, RELATED, Sides, measured_l0, mismatch
+from saeflow.claims_settings import ClaimSettings, Compare, Comparison
 from saeflow.intervals import Interval, from_logs, log_ratio, t_interval
-from saeflow.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
-Compare = Literal["value", "difference", "ratio", "relative_change"]
-Levels = Literal["reference", "all"] | tuple[PositiveInt, ...]
 ERROR_RATE = 0.05
 _CONTEXT = ("paper", "subject", "site", "corpus", "selection", "d_sae")
 
@@ -42,155 +38,15 @@ class ClaimError(ValueError):
     """A claim cannot be judged from the given rows; the message names the claim and what lacks."""
 
 
-class Expect(Settings):
-    """Where the effect must lie: between strict bounds, or about a value within a margin."""
-
-    above: float | None = None
-    """The effect must exceed this."""
-    below: float | None = None
-    """The effect must stay under this."""
-    about: float | None = None
-    """The effect must equal this to within `margin`."""
-    margin: NonNegativeFloat | None = None
-    """Half-width of the band that counts as about equal."""
-
-    @model_validator(mode="after")
-    def _one_form(self) -> Expect:
-        bounded = self.above is not None or self.below is not None
-        if (self.about is None) != (self.margin is None):
-            raise ValueError("about and margin belong together")
-        if bounded == (self.about is not None):
-            raise ValueError("expect needs either above and/or below, or about with margin")
-        if self.above is not None and self.below is not None and self.above >= self.below:
-            raise ValueError(f"above {self.above:g} must be less than below {self.below:g}")
-        return self
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Lower and upper end of the accepted effects, infinite where open."""
-        if self.about is not None and self.margin is not None:
-            return self.about - self.margin, self.about + self.margin
-        low = -math.inf if self.above is None else self.above
-        return low, math.inf if self.below is None else self.below
-
-    def __str__(self) -> str:
-        if self.about is not None:
-            return f"{self.about:g} ± {self.margin:g}"
-        parts = [("above", self.above), ("below", self.below)]
-        return " and ".join(f"{word} {bound:g}" for word, bound in parts if bound is not None)
-
-
-class Comparison(Settings):
-    """One measured effect and what is expected of it."""
-
-    metric: str
-    variant: str
-    baseline: str | None = None
-    """Variant to compare with; null judges the metric's own value."""
-    baseline_metric: str | None = None
-    """Metric of the baseline; null is `metric`."""
-    compare: Compare = "difference"
-    """variant - baseline, variant / baseline, variant / baseline - 1, or the value alone."""
-    split: str = "test"
-    at_l0: Levels = "all"
-    """Sparsity targets: the grid's reference, all that were measured, or a list."""
-    over_l0: Literal["each", "mean"] = "each"
-    """Judge at each L0 (all must hold), or the mean over L0s within a seed (geometric: ratios)."""
-    expect: Expect
-
-    @model_validator(mode="after")
-    def _meaningful(self) -> Comparison:
-        if (self.compare == "value") != (self.baseline is None):
-            raise ValueError("compare: value is for baseline: null, and the others need a baseline")
-        if self.baseline is None and self.baseline_metric is not None:
-            raise ValueError("baseline_metric needs a baseline")
-        if (self.baseline, self.baseline_metric or self.metric) == (self.variant, self.metric):
-            raise ValueError(f"variant {self.variant} is compared with itself")
-        smallest = {"ratio": 0.0, "relative_change": -1.0}.get(self.compare, -math.inf)
-        if any(bound <= smallest for bound in self.expect.bounds if math.isfinite(bound)):
-            raise ValueError(f"expect: a {self.compare} is always above {smallest:g}")
-        return self
-
-    def __str__(self) -> str:
-        if self.baseline is None:
-            return f"{self.metric} of {self.variant}"
-        sign = {"difference": "-", "ratio": "/", "relative_change": "relative to"}[self.compare]
-        if self.baseline_metric:
-            return (
-                f"{self.metric} of {self.variant} {sign} {self.baseline_metric} of {self.baseline}"
-            )
-        return f"{self.metric}: {self.variant} {sign} {self.baseline}"
-
-
-class Chain(Settings):
-    """An order of variants, each neighbouring pair of which is one comparison."""
-
-    metric: str
-    ascending: tuple[str, ...] = Field(min_length=2)
-    """Variants from the smallest to the largest value."""
-    split: str = "test"
-    at_l0: Levels = "all"
-
-    def comparisons(self) -> tuple[Comparison, ...]:
-        """Return `larger - smaller above 0` for each neighbouring pair."""
-        pairs = zip(self.ascending, self.ascending[1:], strict=False)
-        return tuple(
-            Comparison(
-                metric=self.metric,
-                variant=larger,
-                baseline=smaller,
-                split=self.split,
-                at_l0=self.at_l0,
-                expect=Expect(above=0),
-            )
-            for smaller, larger in pairs
-        )
-
-
-class ClaimSettings(Settings):
-    """One entry of the ledger."""
-
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")
-    grid: str
-    """Grid of the paper whose rows (its points' and its timings') are judged."""
-    statement: str
-    source: str
-    """Section, figure or table of the paper."""
-    paper_value: float | None = None
-    """The paper's number, where it prints one."""
-    paper_note: str = ""
-    """What that number is, and what the expectation makes of it."""
-    l0_tolerance: float | None = Field(default=0.10, gt=0, lt=1)
-    """Largest relative difference in measured L0 between the sides of a comparison that is judged;
-    null judges all."""
-    comparisons: tuple[Comparison, ...] = ()
-    chain: Chain | None = None
-
-    @model_validator(mode="after")
-    def _measures_something(self) -> ClaimSettings:
-        if not self.parts:
-            raise ValueError(f"claim {self.id}: give comparisons, a chain, or both")
-        return self
-
-    @property
-    def parts(self) -> tuple[Comparison, ...]:
-        """All comparisons of the claim, those of its chain last."""
-        return self.comparisons + (self.chain.comparisons() if self.chain else ())
-
-    @property
-    def variants(self) -> list[str]:
-        """Variants that must have been measured to judge the claim, sorted."""
-        named = {name for part in self.parts for name in (part.variant, part.baseline)}
-        return sorted(name for name in named if name is not None)
-
-
 class Outcome(NamedTuple):
     """One comparison, measured and judged."""
 
     claim: str
     comparison: str
     split: str
+    """Held-out part that was measured, after its corpus where there are several."""
     l0: str
+    """L0 targets; empty for what is over all of them or has none."""
     l0_variant: float | None
     """Measured L0 of the variant, mean over seeds; null without rows of it, as in timings."""
     l0_baseline: float | None
@@ -204,7 +60,7 @@ class Outcome(NamedTuple):
     corrected_high: float | None
     corrected_verdict: Verdict
     reason: str
-    """Why there is no verdict although there is an interval; else empty."""
+    """Why there is no verdict whatever the interval is; else empty."""
     slack: float
     """Distance of the effect inside its expectation, in half-widths of the interval; 0 where the
     sides are not comparable."""
@@ -232,11 +88,23 @@ def judge(
 
 
 def _judge_claim(claim: ClaimSettings, rows: pd.DataFrame, reference_l0: int) -> Judgement:
+    rows = _on_text(claim, rows)
     samples = [s for part in claim.parts for s in _samples(claim, part, rows, reference_l0)]
     outcomes = tuple(_judge_sample(sample, len(samples)) for sample in samples)
     deciding = min(outcomes, key=lambda outcome: outcome.slack)
     verdict, reason = _combine(outcomes, deciding)
     return Judgement(claim, verdict, reason, deciding, outcomes)
+
+
+def _on_text(claim: ClaimSettings, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that were measured on the claim's text."""
+    if claim.corpus is None:
+        return rows
+    here = rows[rows["corpus"] == claim.corpus]
+    if here.empty:
+        known = ", ".join(sorted(rows["corpus"].unique()))
+        raise ClaimError(f"claim {claim.id}: no rows on corpus {claim.corpus} (there are {known})")
+    return here
 
 
 def _combine(outcomes: tuple[Outcome, ...], deciding: Outcome) -> tuple[Verdict, str]:
@@ -249,11 +117,11 @@ def _combine(outcomes: tuple[Outcome, ...], deciding: Outcome) -> tuple[Verdict,
         return "not reproduced", f"{count}, {against} fail" if count else ""
     if held == total:
         return "reproduced", count
+    why_not = next((o.reason for o in (deciding, *outcomes) if o.reason), "")
+    if why_not:
+        return "inconclusive", "; ".join(filter(None, (count, why_not)))
     if alone:
         return "inconclusive", "fewer than 2 seeds: no interval"
-    unequal = next((o.reason for o in (deciding, *outcomes) if o.reason), "")
-    if unequal:
-        return "inconclusive", "; ".join(filter(None, (count, unequal)))
     return "inconclusive", count or "the interval crosses the bound"
 
 
@@ -275,21 +143,35 @@ def _samples(
     if part.baseline is not None:
         metric = part.baseline_metric or part.metric
         theirs = _values(claim.id, rows, metric, part.baseline, part.split)
-    measured = sorted({l0 for l0, _ in ours} | {l0 for l0, _ in theirs or ours})
-    named = {"all": measured, "reference": [reference_l0]}
-    levels = named[part.at_l0] if isinstance(part.at_l0, str) else list(part.at_l0)
+    levels = _levels(part, {l0 for l0, _ in ours} | {l0 for l0, _ in theirs or ours}, reference_l0)
+    if part.metric in RELATED and theirs is not None:
+        common = ours.keys() & theirs.keys()
+        ours, theirs = ({key: side[key] for key in common} for side in (ours, theirs))
     by_level = {l0: _paired(claim.id, part, ours, theirs, l0) for l0 in levels}
     sides = measured_l0(rows, part.split, part.variant, part.baseline, levels)
     if part.over_l0 == "each":
         for side, (l0, effects) in zip(sides, by_level.items(), strict=True):
             in_order = [effects[seed] for seed in sorted(effects)]
-            yield _Sample(claim, part, str(l0), [side], in_order)
+            yield _Sample(claim, part, str(l0 or ""), [side], in_order)
         return
     seeds = set.intersection(*(set(effects) for effects in by_level.values()))
-    if any(set(effects) != seeds for effects in by_level.values()):
+    uneven = any(set(effects) != seeds for effects in by_level.values())
+    if uneven and part.metric not in RELATED:
         raise ClaimError(f"claim {claim.id}: {part} has other seeds at one L0 than at another")
     means = [fmean(effects[seed] for effects in by_level.values()) for seed in sorted(seeds)]
     yield _Sample(claim, part, "mean of " + ", ".join(map(str, levels)), sides, means)
+
+
+def _levels(part: Comparison, measured: set[int], reference_l0: int) -> list[int]:
+    """The L0 targets that are judged; 0 stands for none and for all at once."""
+    if not isinstance(part.at_l0, str):
+        return list(part.at_l0)
+    named = {
+        "all": sorted(measured),
+        "reference": [reference_l0],
+        "others": sorted(measured - {reference_l0}),
+    }
+    return named[part.at_l0] or [0]
 
 
 def _values(
@@ -298,7 +180,7 @@ def _values(
     """Values of a metric of a variant by (L0 target, seed)."""
     at_split = rows[(rows["metric"] == metric) & (rows["split"] == split)]
     chosen = at_split[at_split["variant"] == variant]
-    if chosen.empty:
+    if chosen.empty and metric not in RELATED:
         known = ", ".join(sorted(at_split["variant"].unique())) or "none"
         raise ClaimError(
             f"claim {claim}: no rows of metric {metric} on split {split} for variant {variant} "
@@ -324,7 +206,7 @@ def _paired(
 ) -> dict[int, float]:
     """Effects by seed at one L0, on the log scale for ratios."""
     seeds = {seed for level, seed in ours if level == l0}
-    if not seeds:
+    if not seeds and part.metric not in RELATED:
         raise ClaimError(f"claim {claim}: no rows of {part.metric} of {part.variant} at L0 {l0}")
     if theirs is None:
         return {seed: ours[l0, seed] for seed in seeds}
@@ -348,6 +230,8 @@ def _effect(claim: str, part: Comparison, ours: float, theirs: float) -> float:
 
 def _judge_sample(sample: _Sample, comparisons: int) -> Outcome:
     part = sample.comparison
+    if not sample.effects:
+        return _unmeasured(sample)
     plain = t_interval(sample.effects, 1 - ERROR_RATE)
     corrected = t_interval(sample.effects, 1 - ERROR_RATE / comparisons)
     lower, upper = (_to_scale(part.compare, bound) for bound in part.expect.bounds)
@@ -357,7 +241,7 @@ def _judge_sample(sample: _Sample, comparisons: int) -> Outcome:
     return Outcome(
         claim=sample.claim.id,
         comparison=str(part),
-        split=part.split,
+        split=_text(sample),
         l0=sample.l0,
         l0_variant=_mean_l0(side.variant for side in sample.sides),
         l0_baseline=_mean_l0(side.baseline for side in sample.sides),
@@ -375,6 +259,34 @@ def _judge_sample(sample: _Sample, comparisons: int) -> Outcome:
         reason=unlike,
         slack=0.0 if unlike else _slack(plain, lower, upper),
     )
+
+
+def _unmeasured(sample: _Sample) -> Outcome:
+    """No seed has both sides, because there is no baseline at their L0."""
+    part = sample.comparison
+    return Outcome(
+        claim=sample.claim.id,
+        comparison=str(part),
+        split=_text(sample),
+        l0=sample.l0,
+        l0_variant=_mean_l0(side.variant for side in sample.sides),
+        l0_baseline=_mean_l0(side.baseline for side in sample.sides),
+        expectation=str(part.expect),
+        seeds=0,
+        effect=math.nan,
+        low=None,
+        high=None,
+        verdict="inconclusive",
+        corrected_low=None,
+        corrected_high=None,
+        corrected_verdict="inconclusive",
+        reason=f"{part.metric} is undefined: measured L0 beyond the baseline's",
+        slack=0.0,
+    )
+
+
+def _text(sample: _Sample) -> str:
+    return " ".join(filter(None, (sample.claim.corpus, sample.comparison.split)))
 
 
 def _mean_l0(values: Iterable[float | None]) -> float | None:

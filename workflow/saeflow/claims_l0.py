@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METRIC = "l0"
+# What has no row where it is undefined: relations to a baseline whose curve ends at another L0.
+RELATED = frozenset({"perplexity_ratio", "perplexity_difference", "perplexity_ratio_overlap"})
 
 
 class Sides(NamedTuple):

@@ -19,7 +19,9 @@ the least slack, in half-widths of its interval. *Reproduced*: every interval li
 what is expected. *Not reproduced*: an interval lies wholly outside it, at 95% after Bonferroni's
 correction for the number of comparisons. *Inconclusive*: anything else, and two sides that differ
 too much in measured L0 (by more than 10% of the larger, unless a claim sets another
-`l0_tolerance`): they are paired by L0 target, and a sparser SAE rebuilds less.
+`l0_tolerance`): they are paired by L0 target, and a sparser SAE rebuilds less. What is related to a
+baseline at the same measured L0 (`perplexity_ratio`) needs no such tolerance, and is not measured
+where the baseline has no such L0.
 """
 _CLAIMS = pa.schema(
     [
@@ -103,7 +105,7 @@ def to_markdown(judgements: Sequence[Judgement], title: str) -> str:
         (
             "Claim",
             "Comparison",
-            "Split",
+            "Text",
             "L0",
             "Measured L0",
             "Expected",
@@ -119,7 +121,7 @@ def to_markdown(judgements: Sequence[Judgement], title: str) -> str:
 def _claim_cells(judgement: Judgement) -> list[str]:
     claim, deciding = judgement.claim, judgement.deciding
     value = "" if claim.paper_value is None else f"{claim.paper_value:g}"
-    measured = f"{deciding.comparison} (L0 {deciding.l0}): {interval(deciding)}"
+    measured = f"{at_l0(deciding.comparison, deciding.l0)}: {interval(deciding)}"
     verdict = f"**{judgement.verdict}**" + (f": {judgement.reason}" if judgement.reason else "")
     note = f" ({claim.paper_note})" if value and claim.paper_note else claim.paper_note
     return [
@@ -142,8 +144,15 @@ def _comparison_cells(o: Outcome) -> list[str]:
     ]  # fmt: skip
 
 
+def at_l0(comparison: str, l0: str) -> str:
+    """Return the comparison with its L0 targets, where it has any."""
+    return f"{comparison} (L0 {l0})" if l0 else comparison
+
+
 def interval(outcome: Outcome) -> str:
     """Return `effect [low, high]`, or the effect alone where there is no interval."""
+    if math.isnan(outcome.effect):
+        return "not measured"
     if outcome.low is None or outcome.high is None:
         return f"{number(outcome.effect)} (no interval)"
     return f"{number(outcome.effect)} [{number(outcome.low)}, {number(outcome.high)}]"
