@@ -110,7 +110,8 @@ def _write_shards(
 
 
 def _write_shard(encoder: Encoder, part: Part, path: Path) -> None:
-    vectors_nd = encoder.encode(part.texts).astype(np.float16)
+    with np.errstate(over="ignore"):
+        vectors_nd = encoder.encode(part.texts).astype(np.float16)
     if not np.isfinite(vectors_nd).all():
         raise RetrievalError(f"{path}: an embedding is not finite in float16; use another encoder")
     with atomic_path(path) as temporary:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
 from saeflow.artifacts import MANIFEST
@@ -26,10 +27,17 @@ class HuggingFaceEncoder:
         self.settings = settings
         self.inputs: dict[str, Path] = {}
         where = self._place(root)
-        self.tokenizer = AutoTokenizer.from_pretrained(**where)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(**where)
+            model = AutoModel.from_pretrained(**where, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise RetrievalError(
+                f"encoder {settings.model or settings.folder} cannot be loaded ({error}); it needs "
+                "a fast or slow tokenizer and weights as safetensors: where there are other weights "
+                "alone, write it once with save_pretrained and give that folder"
+            ) from error
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        model = AutoModel.from_pretrained(**where, use_safetensors=True)
         self.model = model.requires_grad_(False).eval().to(device)
         self.width = model.config.hidden_size
         longest = getattr(model.config, "max_position_embeddings", settings.max_tokens)
@@ -77,12 +85,15 @@ class HuggingFaceEncoder:
         ).to(self.model.device)
         hidden_btd = self.model(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-        ).last_hidden_state.float()
-        mask_bt1 = tokens["attention_mask"].unsqueeze(-1)
-        pooled_bd = (hidden_btd * mask_bt1).sum(1) / mask_bt1.sum(1).clamp(min=1)
-        if self.settings.normalise:
-            pooled_bd = torch.nn.functional.normalize(pooled_bd, dim=-1)
-        return pooled_bd
+        ).last_hidden_state
+        pooled_bd = mean_pooled(hidden_btd.float(), tokens["attention_mask"])
+        return normalize(pooled_bd, dim=-1) if self.settings.normalise else pooled_bd
+
+
+def mean_pooled(hidden_btd: Tensor, mask_bt: Tensor) -> Tensor:
+    """Return the mean hidden state of each text over its tokens, padding left out."""
+    mask_bt1 = mask_bt.unsqueeze(-1)
+    return (hidden_btd * mask_bt1).sum(1) / mask_bt1.sum(1).clamp(min=1)
 
 
 def fit(

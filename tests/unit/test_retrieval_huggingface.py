@@ -1,0 +1,114 @@
+"""A Hugging Face encoder, against its model run on one text at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from retrieval_planted import documents, write_bert, write_corpus
+from transformers import AutoModel, AutoTokenizer
+
+from saeflow.artifacts import ArtifactError, read_manifest
+from saeflow.retrieval.dense import DenseIndex, index_dense
+from saeflow.retrieval.huggingface import HuggingFaceEncoder, mean_pooled
+from saeflow.retrieval.reading import RetrievalError
+from saeflow.retrieval.settings import Dense, HuggingFace
+
+TEXTS = ["physicsaa commona", "graphsab", "commonb commonc commond tensorsaa framesbb"]
+
+
+def settings(**changed: object) -> HuggingFace:
+    return HuggingFace(**{"kind": "huggingface", "folder": "bert", "max_tokens": 16, **changed})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_bert(tmp_path / "bert")
+    return tmp_path
+
+
+def encode(root: Path, texts: list[str], **changed: object) -> np.ndarray:
+    return HuggingFaceEncoder(settings(**changed), root, "cpu").encode(texts)
+
+
+def by_hand(root: Path, text: str, max_tokens: int = 16) -> np.ndarray:
+    tokenizer = AutoTokenizer.from_pretrained(root / "bert")
+    ids = tokenizer(text, truncation=True, max_length=max_tokens, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        return AutoModel.from_pretrained(root / "bert")(ids).last_hidden_state[0].mean(0).numpy()
+
+
+def test_padding_does_not_count(root: Path) -> None:
+    together = encode(root, TEXTS, batch=3)
+    for vector, text in zip(together, TEXTS, strict=True):
+        assert vector == pytest.approx(by_hand(root, text), abs=1e-5)
+    assert encode(root, TEXTS, batch=1) == pytest.approx(together, abs=1e-5)
+
+
+def test_mean_pooled_in_closed_form() -> None:
+    hidden = torch.tensor([[[1.0], [3.0], [100.0]], [[5.0], [100.0], [100.0]]])
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    assert mean_pooled(hidden, mask).tolist() == [[2.0], [5.0]]
+
+
+def test_cut_and_scaled(root: Path) -> None:
+    assert encode(root, TEXTS[2:], max_tokens=3)[0] == pytest.approx(
+        by_hand(root, TEXTS[2], 3), abs=1e-5
+    )
+    lengths = np.linalg.norm(encode(root, TEXTS, normalise=True), axis=1)
+    assert lengths == pytest.approx(np.ones(3), abs=1e-5)
+
+
+def test_a_text_of_special_letters_only(root: Path) -> None:
+    assert np.isfinite(encode(root, ["", "\n"])).all()
+
+
+def test_a_model_that_changed_after_its_index_was_made(root: Path) -> None:
+    corpus = write_corpus(root / "corpus", documents(30))
+    index_dense(Dense(encoder=settings()), corpus, root / "index", root=root)
+    manifest = read_manifest(root / "index", kind="index")
+    assert "model.safetensors" in manifest["inputs"]
+    assert DenseIndex(root / "index", manifest, root=root).score(TEXTS).values_qn.shape[0] == 3
+    write_bert(root / "bert", seed=1)
+    with pytest.raises(ArtifactError, match=r"model.safetensors changed after .* was made"):
+        DenseIndex(root / "index", manifest, root=root)
+    write_bert(root / "bert", width=4)
+    with pytest.raises(ArtifactError, match="width 8, its encoder makes 4"):
+        DenseIndex(root / "index", manifest, root=root)
+
+
+def test_weights_that_are_no_safetensors(root: Path) -> None:
+    (root / "bert" / "model.safetensors").rename(root / "bert" / "pytorch_model.bin")
+    with pytest.raises(RetrievalError, match=r"bert has no \*.safetensors; write the model"):
+        encode(root, TEXTS)
+
+
+def test_a_broken_folder(root: Path) -> None:
+    (root / "bert" / "config.json").write_text("{}")
+    with pytest.raises(RetrievalError, match="encoder bert cannot be loaded"):
+        encode(root, TEXTS)
+
+
+def test_more_tokens_than_positions(root: Path) -> None:
+    with pytest.raises(RetrievalError, match="max_tokens 64 exceeds the 48 positions"):
+        encode(root, TEXTS, max_tokens=64)
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"folder": None}, "give either model"),
+        ({"model": "owner/name"}, "give either model"),
+        ({"folder": None, "model": "owner/name"}, "needs revision"),
+        ({"folder": None, "model": "owner/name", "revision": "main"}, "match pattern"),
+        ({"revision": "0" * 40}, "revision belongs to a hub id"),
+        ({"folder": "../bert"}, "leaves data_dir"),
+        ({"trust_remote_code": True}, "Extra inputs"),
+    ],
+)
+def test_wrong_settings(changed: dict, what: str) -> None:
+    with pytest.raises(ValidationError, match=what):
+        settings(**changed)
