@@ -1,0 +1,169 @@
+"""Series against a baseline at matched L0, in closed form."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from saeflow.artifacts import ArtifactError, read_manifest
+from saeflow.evaluation.pareto import Line, line, mean_gap, relate_series, write_pareto
+from saeflow.evaluation.rows import Point, Row, make_row, read_rows, write_rows
+from saeflow.evaluation.settings import PARETO_METRICS, ParetoSettings
+
+Levels = dict[int, tuple[float, float]]
+"""Measured L0 and perplexity by L0 target."""
+
+
+def power_law(scale: float, *l0s: float) -> Levels:
+    """PPL = scale / sqrt(L0): a straight line in log L0 and log perplexity."""
+    return {round(l0): (l0, scale / math.sqrt(l0)) for l0 in l0s}
+
+
+def core_rows(
+    series: str, levels: Levels, seed: int = 0, corpus: str = "physics", n: int = 100
+) -> list[Row]:
+    rows = []
+    for target, (l0, perplexity) in levels.items():
+        point = Point("ssae", "desk", "site", corpus, f"of_{series}", series, 64, target)
+        values = {"l0": l0, "perplexity_sae": perplexity, "perplexity_clean": 2.0, "fvu": 0.1}
+        rows += [
+            make_row(point, split="test", seed=seed, metric=m, value=v, n=n)
+            for m, v in values.items()
+        ]
+    return rows
+
+
+def related(rows: list[Row], extrapolate: float = 0.1) -> tuple[pd.DataFrame, dict[str, int]]:
+    settings = ParetoSettings(extrapolate=extrapolate)
+    found, absent = relate_series(pd.DataFrame(rows), "gsae", settings)
+    return pd.DataFrame(found), dict(absent)
+
+
+def values(found: pd.DataFrame, series: str, metric: str) -> dict[int, float]:
+    of = found[(found["variant"] == series) & (found["metric"] == metric)]
+    return dict(zip(of["l0_target"], of["value"], strict=True))
+
+
+def test_a_parallel_curve_has_the_same_ratio_at_every_l0() -> None:
+    rows = core_rows("gsae", power_law(100, 4, 9, 16, 40))
+    rows += core_rows("bm25", power_law(80, 5, 11, 30))
+    found, absent = related(rows)
+    assert absent == {}
+    assert values(found, "bm25", "perplexity_ratio") == pytest.approx({5: 0.8, 11: 0.8, 30: 0.8})
+    assert values(found, "bm25", "perplexity_difference")[5] == pytest.approx(-20 / math.sqrt(5))
+    assert values(found, "bm25", "perplexity_ratio_overlap") == pytest.approx({0: 0.8})
+    assert values(found, "bm25", "l0") == {5: 5, 11: 11, 30: 30}
+    assert set(found["metric"]) == set(PARETO_METRICS)
+    assert set(found[found["variant"] == "bm25"]["selection"]) == {"of_bm25"}
+
+
+def test_the_baseline_equals_itself() -> None:
+    found, _ = related(core_rows("gsae", power_law(100, 4, 9, 16)))
+    assert values(found, "gsae", "perplexity_ratio") == pytest.approx({4: 1, 9: 1, 16: 1})
+    assert values(found, "gsae", "perplexity_difference") == pytest.approx({4: 0, 9: 0, 16: 0})
+    assert values(found, "gsae", "perplexity_ratio_overlap") == pytest.approx({0: 1})
+
+
+def test_targets_do_not_matter_but_measured_l0() -> None:
+    """At the same targets a series that is denser than asked gains nothing by it."""
+    rows = core_rows("gsae", power_law(100, 4, 16))
+    rows += core_rows("bm25", {4: (8.0, 100 / math.sqrt(8)), 16: (15.0, 100 / math.sqrt(15))})
+    found, _ = related(rows)
+    assert values(found, "bm25", "perplexity_ratio") == pytest.approx({4: 1, 16: 1})
+
+
+def test_beyond_the_margin_nothing_is_invented() -> None:
+    rows = core_rows("gsae", power_law(100, 4, 16))
+    rows += core_rows("bm25", power_law(80, 3.3, 4.1, 17, 18))
+    found, absent = related(rows, extrapolate=0.1)
+    assert values(found, "bm25", "perplexity_ratio") == pytest.approx({4: 0.8, 17: 0.8})
+    assert absent == {"bm25 on physics": 2}
+    assert set(values(found, "bm25", "perplexity_sae")) == {4, 17, 18}
+    wider, absent = related(rows, extrapolate=0.2)
+    assert set(values(wider, "bm25", "perplexity_ratio")) == {4, 17, 18} and absent == {}
+    overlap = found[found["metric"] == "perplexity_ratio_overlap"].set_index("variant")
+    assert overlap.loc["bm25", "n"] == 1  # only 4.1 lies between 4 and 16
+
+
+def test_curves_that_share_no_l0_have_no_overlap() -> None:
+    rows = core_rows("gsae", power_law(100, 4, 16)) + core_rows("bm25", power_law(80, 20, 40))
+    found, absent = related(rows)
+    assert values(found, "bm25", "perplexity_ratio_overlap") == {}
+    assert absent == {"bm25 on physics": 2, "perplexity_ratio_overlap of bm25 on physics": 1}
+
+
+def test_an_sae_that_never_fires_has_no_place_on_the_curve() -> None:
+    dead = {4: (0.0, 50.0)}
+    rows = core_rows("gsae", power_law(100, 4, 16)) + core_rows("bm25", dead)
+    found, absent = related(rows)
+    assert values(found, "bm25", "perplexity_ratio") == {} and absent == {"bm25 on physics": 1}
+    with pytest.raises(ValueError, match="measured L0 above zero"):
+        related(core_rows("gsae", dead))
+
+
+def test_the_mean_gap_is_the_integral_between_broken_lines() -> None:
+    tent = Line(np.array([0.0, 1, 2]), np.array([0.0, 1, 0]))
+    floor = Line(np.array([-1.0, 5]), np.array([0.0, 0]))
+    assert mean_gap(tent, floor) == pytest.approx(0.5)
+    assert mean_gap(floor, tent) == pytest.approx(-0.5)
+    half = Line(np.array([0.5, 1.5]), np.array([0.0, 0]))
+    assert mean_gap(tent, half) == pytest.approx(0.75)
+    assert mean_gap(tent, Line(np.array([2.0, 3]), np.zeros(2))) is None
+    assert mean_gap(tent, Line(np.array([1.0]), np.zeros(1))) is None
+
+
+def test_a_line_is_sorted_and_averages_points_of_equal_l0() -> None:
+    found = line(pd.Series([16.0, 4, 4]), pd.Series([math.e, math.e**2, math.e**4]))
+    assert np.exp(found.x).tolist() == pytest.approx([4, 16])
+    assert found.y.tolist() == pytest.approx([3, 1])
+    assert found.at(math.log(8), 0) == pytest.approx(2)
+    assert found.at(math.log(17), 0) is None
+    assert found.at(math.log(17), 0.1) == pytest.approx(1 - math.log(17 / 16) * 2 / math.log(4))
+    single = line(pd.Series([4.0]), pd.Series([math.e]))
+    assert single.at(math.log(4.2), 0.1) == pytest.approx(1)
+
+
+def test_seeds_and_texts_are_compared_with_their_own_baseline() -> None:
+    rows = core_rows("gsae", power_law(100, 4, 16)) + core_rows("bm25", power_law(80, 4, 16))
+    rows += core_rows("gsae", power_law(50, 4, 16), seed=1)
+    rows += core_rows("bm25", power_law(50, 4, 16), seed=1)
+    rows += core_rows("gsae", power_law(10, 4, 16), corpus="docs", n=7)
+    rows += core_rows("bm25", power_law(20, 4, 16), corpus="docs", n=7)
+    found, _ = related(rows)
+    of = found[(found["variant"] == "bm25") & (found["metric"] == "perplexity_ratio_overlap")]
+    ratios = {(r["corpus"], r["seed"]): r["value"] for r in of.to_dict("records")}
+    assert ratios == pytest.approx({("physics", 0): 0.8, ("physics", 1): 1, ("docs", 0): 2})
+
+
+def test_what_cannot_be_compared_is_named() -> None:
+    gsae, bm25 = core_rows("gsae", power_law(100, 4)), core_rows("bm25", power_law(80, 4))
+    with pytest.raises(ValueError, match="'gsae' is none of the series bm25"):
+        related(bm25)
+    with pytest.raises(ValueError, match=r"'gsae' was not measured at .*corpus=docs"):
+        related(gsae + bm25 + core_rows("bm25", power_law(80, 4), corpus="docs"))
+    with pytest.raises(ValueError, match=r"different numbers of predictions \(99, 100\)"):
+        related(gsae + core_rows("bm25", power_law(80, 4), n=99))
+    with pytest.raises(ValueError, match="lack perplexity_sae"):
+        related(gsae + [row for row in bm25 if row.metric != "perplexity_sae"])
+
+
+def test_the_files_of_a_sweep_become_one(tmp_path: Path, capsys) -> None:
+    paths = [tmp_path / "gsae.parquet", tmp_path / "bm25.parquet"]
+    write_rows(paths[0], core_rows("gsae", power_law(100, 4, 16)))
+    write_rows(paths[1], core_rows("bm25", power_law(80, 4, 40)))
+    write_pareto(paths, "gsae", ParetoSettings(), tmp_path / "out")
+    found = read_rows([tmp_path / "out" / "pareto.parquet"])
+    assert values(found, "bm25", "perplexity_ratio") == pytest.approx({4: 0.8})
+    manifest = read_manifest(tmp_path / "out", kind="metrics", deep=True)
+    assert manifest["stats"]["absent"] == {"bm25 on physics": 1}
+    assert "bm25 on physics: 1 times beyond the L0 of gsae" in capsys.readouterr().err
+    with pytest.raises(ArtifactError, match=r"out: the baseline 'dense' is none"):
+        write_pareto(paths, "dense", ParetoSettings(), tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    paths[1].write_bytes(b"cut")
+    with pytest.raises(ArtifactError, match=r"bm25\.parquet is not a readable"):
+        write_pareto(paths, "gsae", ParetoSettings(), tmp_path / "out")
