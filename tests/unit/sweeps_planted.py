@@ -183,6 +183,8 @@ def plant_scores(root: Path, series: Iterable[str] = SERIES) -> Folders:
                 {
                     "seed": seed,
                     "latent": np.sort(g.choice(D_SAE, 60, replace=False)),
+                    "judge": "lexical",
+                    "justification": "17 token types",
                     "explanation": "reads one of: momentum, spin",
                     "examples": json.dumps(examples),
                     "diversity": np.clip(g.normal(60, 8 + 40 * _TAIL[name], 60), 0, 100),

@@ -138,28 +138,55 @@ class _Sample(NamedTuple):
 def _samples(
     claim: ClaimSettings, part: Comparison, rows: pd.DataFrame, reference_l0: int
 ) -> Iterator[_Sample]:
-    ours = _values(claim.id, rows, part.metric, part.variant, part.split)
-    theirs = None
-    if part.baseline is not None:
-        metric = part.baseline_metric or part.metric
-        theirs = _values(claim.id, rows, metric, part.baseline, part.split)
-    levels = _levels(part, {l0 for l0, _ in ours} | {l0 for l0, _ in theirs or ours}, reference_l0)
-    if part.metric in RELATED and theirs is not None:
-        common = ours.keys() & theirs.keys()
-        ours, theirs = ({key: side[key] for key in common} for side in (ours, theirs))
-    by_level = {l0: _paired(claim.id, part, ours, theirs, l0) for l0 in levels}
-    sides = measured_l0(rows, part.split, part.variant, part.baseline, levels)
+    of_pairs = [_effects(claim.id, pair, rows, reference_l0) for pair in part.pairs]
+    by_level = of_pairs[0] if part.than is None else _less(claim.id, part, *of_pairs)
+    sides = [
+        measured_l0(rows, part.split, pair.variant, pair.baseline, by_level) for pair in part.pairs
+    ]
     if part.over_l0 == "each":
-        for side, (l0, effects) in zip(sides, by_level.items(), strict=True):
+        for at, (l0, effects) in enumerate(by_level.items()):
             in_order = [effects[seed] for seed in sorted(effects)]
-            yield _Sample(claim, part, str(l0 or ""), [side], in_order)
+            yield _Sample(claim, part, str(l0 or ""), [side[at] for side in sides], in_order)
         return
     seeds = set.intersection(*(set(effects) for effects in by_level.values()))
     uneven = any(set(effects) != seeds for effects in by_level.values())
     if uneven and part.metric not in RELATED:
         raise ClaimError(f"claim {claim.id}: {part} has other seeds at one L0 than at another")
     means = [fmean(effects[seed] for effects in by_level.values()) for seed in sorted(seeds)]
-    yield _Sample(claim, part, "mean of " + ", ".join(map(str, levels)), sides, means)
+    every = [side for pair in sides for side in pair]
+    yield _Sample(claim, part, "mean of " + ", ".join(map(str, by_level)), every, means)
+
+
+def _effects(
+    claim: str, pair: Comparison, rows: pd.DataFrame, reference_l0: int
+) -> dict[int, dict[int, float]]:
+    """Effects of one pair by L0 target and seed."""
+    ours = _values(claim, rows, pair.metric, pair.variant, pair.split)
+    theirs = None
+    if pair.baseline is not None:
+        metric = pair.baseline_metric or pair.metric
+        theirs = _values(claim, rows, metric, pair.baseline, pair.split)
+    levels = _levels(pair, {l0 for l0, _ in ours} | {l0 for l0, _ in theirs or ours}, reference_l0)
+    if pair.metric in RELATED and theirs is not None:
+        common = ours.keys() & theirs.keys()
+        ours, theirs = ({key: side[key] for key in common} for side in (ours, theirs))
+    return {l0: _paired(claim, pair, ours, theirs, l0) for l0 in levels}
+
+
+def _less(
+    claim: str,
+    part: Comparison,
+    ours: dict[int, dict[int, float]],
+    other: dict[int, dict[int, float]],
+) -> dict[int, dict[int, float]]:
+    """Effects of a pair less those of another."""
+    places = {(l0, seed) for l0, effects in ours.items() for seed in effects}
+    if places != {(l0, seed) for l0, effects in other.items() for seed in effects}:
+        raise ClaimError(f"claim {claim}: {part}: the two pairs have other seeds or L0 targets")
+    return {
+        l0: {seed: effect - other[l0][seed] for seed, effect in effects.items()}
+        for l0, effects in ours.items()
+    }
 
 
 def _levels(part: Comparison, measured: set[int], reference_l0: int) -> list[int]:

@@ -51,6 +51,13 @@ class Expect(Settings):
         return " and ".join(f"{word} {bound:g}" for word, bound in parts if bound is not None)
 
 
+class Pair(Settings):
+    """Two variants that are compared as those of the comparison are."""
+
+    variant: str
+    baseline: str
+
+
 class Comparison(Settings):
     """One measured effect and what is expected of it."""
 
@@ -62,6 +69,9 @@ class Comparison(Settings):
     """Metric of the baseline; null is `metric`."""
     compare: Compare = "difference"
     """variant - baseline, variant / baseline, variant / baseline - 1, or the value alone."""
+    than: Pair | None = None
+    """Another pair whose effect is taken off (for ratios: divided out), so that one effect is
+    judged against another: did A lose more than B?"""
     split: str = "test"
     at_l0: Levels = "all"
     """Sparsity targets: the reference, all that were measured, all others than the reference, or a
@@ -76,6 +86,8 @@ class Comparison(Settings):
             raise ValueError("compare: value is for baseline: null, and the others need a baseline")
         if self.baseline is None and self.baseline_metric is not None:
             raise ValueError("baseline_metric needs a baseline")
+        if self.than is not None and self.compare not in ("difference", "ratio"):
+            raise ValueError("than is for compare: difference or ratio")
         if (self.baseline, self.baseline_metric or self.metric) == (self.variant, self.metric):
             raise ValueError(f"variant {self.variant} is compared with itself")
         smallest = {"ratio": 0.0, "relative_change": -1.0}.get(self.compare, -math.inf)
@@ -87,11 +99,28 @@ class Comparison(Settings):
         if self.baseline is None:
             return f"{self.metric} of {self.variant}"
         sign = {"difference": "-", "ratio": "/", "relative_change": "relative to"}[self.compare]
+        if self.than:
+            other = f"({self.than.variant} {sign} {self.than.baseline})"
+            return f"{self.metric}: ({self.variant} {sign} {self.baseline}) {sign} {other}"
         if self.baseline_metric:
             return (
                 f"{self.metric} of {self.variant} {sign} {self.baseline_metric} of {self.baseline}"
             )
         return f"{self.metric}: {self.variant} {sign} {self.baseline}"
+
+    @property
+    def pairs(self) -> tuple[Comparison, ...]:
+        """The comparison itself, and that of the pair that it is judged against."""
+        plain = self.model_copy(update={"than": None})
+        if self.than is None:
+            return (plain,)
+        return plain, plain.model_copy(update=self.than.model_dump())
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The variants that must have been measured."""
+        named = (name for part in self.pairs for name in (part.variant, part.baseline))
+        return tuple(name for name in named if name is not None)
 
 
 class Chain(Settings):
@@ -164,5 +193,4 @@ class ClaimSettings(Settings):
     @property
     def variants(self) -> list[str]:
         """Variants that must have been measured to judge the claim, sorted."""
-        named = {name for part in self.parts for name in (part.variant, part.baseline)}
-        return sorted(name for name in named if name is not None)
+        return sorted({name for part in self.parts for name in part.variants})

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
 from saeflow.figures.densities import density_marks, draw_densities
-from saeflow.figures.drawn import write_drawn
+from saeflow.figures.drawn import as_table, note, write_drawn
 from saeflow.figures.frame import footer
 from saeflow.figures.lines import draw_lines, line_marks
 from saeflow.figures.origin import footer_parts
@@ -26,7 +26,7 @@ from saeflow.figures.settings import (
     parse_figure,
 )
 from saeflow.figures.style import house_style, save
-from saeflow.figures.sweep_rows import Inputs, files_of, read_sweep_rows, read_values
+from saeflow.figures.sweep_rows import Inputs, files_of, judge_of, read_sweep_rows, read_values
 
 
 def draw_from_folders(
@@ -41,14 +41,23 @@ def draw_from_folders(
     Raises FigureError that names the series, metric, seed or folder that is missing.
     """
     settings, known = parse_figure(settings), parse_context(context)
+    judge = _judge(settings, folders)
     with house_style():
         if isinstance(known, SweepContext):
             drawn, figure = _of_sweep(settings, folders, known)
         else:
             raise FigureError(f"{settings.source}: no figure of kind {settings.kind} is drawn here")
-        footer(figure, footer_parts(settings, known))
+        footer(figure, footer_parts(settings, known, judge))
         save(figure, out_stem)
+    if judge is not None:
+        drawn = pd.concat([drawn, as_table([note(f"Latents explained and scored by: {judge}.")])])
     write_drawn(drawn, out_stem)
+
+
+def _judge(settings: Figure, folders: Inputs) -> str | None:
+    if isinstance(settings, Densities) and "explained" in settings.measures:
+        return judge_of(folders, settings)
+    return None
 
 
 def _of_sweep(

@@ -14,12 +14,15 @@ from saeflow.figures.cells import Cell, number_text, word_cell
 from saeflow.figures.rows import FigureError, label_of
 from saeflow.figures.settings import Latents, SweepContext
 
-_COLUMNS = ["seed", "latent", "explanation", "examples", "diversity", "f1", "status"]
+_WORDS = {"Explanation": "explanation", "Examples": "examples", "Why so diverse": "justification"}
+_COLUMNS = ["seed", "latent", "status", *_WORDS.values(), "diversity", "f1"]
 _SCORED = "ok"
 _NUMBERS = {"Diversity": ("diversity", 0), "F1": ("f1", 2)}
 
 
-def latent_cells(paths: Mapping[str, Path], settings: Latents, context: SweepContext) -> list[Cell]:
+def latent_cells(
+    paths: Mapping[str, Path], judge: str, settings: Latents, context: SweepContext
+) -> list[Cell]:
     """Return a block a series, then the paper's: a row a latent, of the first seed.
 
     The latents are drawn at random from those that were scored and stand in the order of their
@@ -27,12 +30,12 @@ def latent_cells(paths: Mapping[str, Path], settings: Latents, context: SweepCon
     """
     cells: list[Cell] = []
     for series in settings.series:
-        block = f"this run: {label_of(series, context)}, judge: {context.judge}"
+        block = f"this run: {label_of(series, context)}, judge: {judge}"
         for row in _drawn(paths[series], series, settings, context).to_dict("records"):
             name = f"latent {row['latent']}"
-            cells.append(word_cell(block, name, "Explanation", _one_line(row["explanation"])))
-            examples = json.loads(row["examples"])[: settings.examples]
-            cells.append(word_cell(block, name, "Examples", _one_line(" / ".join(examples))))
+            row["examples"] = " / ".join(json.loads(row["examples"])[: settings.examples])
+            for heading, column in _WORDS.items():
+                cells.append(word_cell(block, name, heading, _one_line(row[column])))
             for heading, (column, decimals) in _NUMBERS.items():
                 value = float(row[column])
                 text = number_text(value, decimals)

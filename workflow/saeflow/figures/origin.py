@@ -21,8 +21,10 @@ from saeflow.figures.settings import (
 )
 
 
-def footer_parts(settings: Figure, context: AnyContext) -> tuple[str, ...]:
-    """Return what the footer says, part by part."""
+def footer_parts(
+    settings: Figure, context: AnyContext, judge: str | None = None
+) -> tuple[str, ...]:
+    """Return what the footer says, part by part; `judge` explained and scored the latents."""
     l0 = single_l0(settings, context)
     return (
         settings.source,
@@ -31,7 +33,7 @@ def footer_parts(settings: Figure, context: AnyContext) -> tuple[str, ...]:
         f"d_sae {context.d_sae:,}",
         *(() if l0 is None else (f"L0 {l0}",)),
         _short_spread(settings, context),
-        *_judge(context),
+        *(() if judge is None else (f"judge: {judge}",)),
     )
 
 
@@ -55,11 +57,6 @@ def _text_and_training(context: AnyContext) -> tuple[str, ...]:
     tokens = "-".join(dict.fromkeys(short_count(count) for count in (counts[0], counts[-1])))
     text = f"measured on {context.corpus} ({context.split}), {context.scale} scale"
     return text, f"{tokens} training tokens"
-
-
-def _judge(context: AnyContext) -> tuple[str, ...]:
-    judge = getattr(context, "judge", None)
-    return () if judge is None else (f"judge: {judge}",)
 
 
 def _short_spread(settings: Figure, context: AnyContext) -> str:
@@ -108,8 +105,7 @@ def _origin(context: AnyContext) -> str:
             f"SAEs at {context.sites} sites, biographies {context.corpus}, {size}, "
             f"latents judged by {context.judge}"
         )
-    judge = f", latents judged by {context.judge}" if context.judge else ""
-    return f"measured on {context.corpus} ({context.split}), {size}{judge}"
+    return f"measured on {context.corpus} ({context.split}), {size}"
 
 
 def training_sentence(series: tuple[str, ...], context: SweepContext) -> str:

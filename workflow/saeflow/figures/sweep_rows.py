@@ -90,6 +90,20 @@ def read_values(
     return found
 
 
+def judge_of(inputs: Inputs, settings: SweepShown) -> str:
+    """Return who explained and scored the latents of all series of the figure.
+
+    Raises FigureError where there are several, whose scores do not compare.
+    """
+    paths = files_of(inputs, "scores", settings.series).values()
+    judges = {judge for path in paths for judge in _columns(path, ["judge"])["judge"]}
+    if len(judges) != 1:
+        raise FigureError(
+            f"{settings.source}: scores of one judge are needed, got {sorted(judges)}"
+        )
+    return str(judges.pop())
+
+
 def _columns(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
     missing = sorted(set(wanted) - set(pq.read_schema(path).names))
     if missing:

@@ -54,8 +54,6 @@ class SweepContext(Settings):
     """Seeds that every point must have."""
     labels: dict[str, str]
     """Name of each series in figures and tables."""
-    judge: str | None = None
-    """Who explained and scored the latents; null where nobody did."""
 
     @model_validator(mode="after")
     def _reference_is_in_sweep(self) -> SweepContext:

@@ -21,7 +21,7 @@ from saeflow.figures.settings import (
     parse_context,
     parse_table,
 )
-from saeflow.figures.sweep_rows import Inputs, files_of
+from saeflow.figures.sweep_rows import Inputs, files_of, judge_of
 
 
 def write_table_from_folders(
@@ -37,10 +37,11 @@ def write_table_from_folders(
     """
     settings, known = parse_table(settings), parse_context(context)
     if isinstance(settings, Methods) and isinstance(known, DebiasContext):
-        paths = files_of(folders, "debias", [str(seed) for seed in known.seeds]).values()
-        cells = method_cells(read_rows(paths), settings, known)
+        paths = files_of(folders, "debias", [str(seed) for seed in known.seeds])
+        cells = method_cells(read_rows(paths.values()), settings, known)
     elif isinstance(settings, Latents) and isinstance(known, SweepContext):
-        cells = latent_cells(files_of(folders, "scores", settings.series), settings, known)
+        paths = files_of(folders, "scores", settings.series)
+        cells = latent_cells(paths, judge_of(folders, settings), settings, known)
     else:
         raise FigureError(f"{settings.source}: a table of kind {settings.kind} needs other inputs")
     write_cells(cells, caption_of(settings, known), out_stem)
