@@ -78,13 +78,13 @@ def test_targets_do_not_matter_but_measured_l0() -> None:
 
 def test_beyond_the_margin_nothing_is_invented() -> None:
     rows = core_rows("gsae", power_law(100, 4, 16))
-    rows += core_rows("bm25", power_law(80, 3.3, 4.1, 17, 18))
+    rows += core_rows("bm25", power_law(80, 3.4, 4.1, 17, 18))
     found, absent = related(rows, extrapolate=0.1)
     assert values(found, "bm25", "perplexity_ratio") == pytest.approx({4: 0.8, 17: 0.8})
     assert absent == {"bm25 on physics": 2}
-    assert set(values(found, "bm25", "perplexity_sae")) == {4, 17, 18}
+    assert set(values(found, "bm25", "perplexity_sae")) == {3, 4, 17, 18}
     wider, absent = related(rows, extrapolate=0.2)
-    assert set(values(wider, "bm25", "perplexity_ratio")) == {4, 17, 18} and absent == {}
+    assert set(values(wider, "bm25", "perplexity_ratio")) == {3, 4, 17, 18} and absent == {}
     overlap = found[found["metric"] == "perplexity_ratio_overlap"].set_index("variant")
     assert overlap.loc["bm25", "n"] == 1  # only 4.1 lies between 4 and 16
 
