@@ -25,10 +25,10 @@ rule claims:
         mem_mb=1000,
         runtime=10,
     params:
-        claims=claims_by_grid,
-        grids=claims_grids,
-        rows=claims_rows,
+        experiments=claim_experiments,
         title=claims_title,
-        code=fingerprint("saeflow.claims", "saeflow.claims_table"),
+        code=fingerprint(
+            "saeflow.claims", "saeflow.claims_rows", "saeflow.claims_table"
+        ),
     script:
         "../scripts/claims.py"

@@ -10,8 +10,11 @@ from snakemake.exceptions import WorkflowError
 
 try:
     from saeflow.config import ConfigError, load_config
+    from saeflow.figures.sweep_settings import SHARED_MEASURES
     from saeflow.fingerprint import fingerprint
     from saeflow.job import share_library
+    from saeflow.measures import FILES as MEASURE_FILES
+    from saeflow.measures import measure_of
     from saeflow.paths import FIGURE_SUFFIXES, POINT, TABLE_SUFFIXES, Paths
     from saeflow.preflight import (
         base_files,
@@ -23,6 +26,7 @@ try:
         subject_root,
     )
     from saeflow.references import TIMING_SPLIT
+    from saeflow.retrieval.settings import BM25_INDEX
     from saeflow.sae.identity import training_code
 except ModuleNotFoundError as error:
     raise WorkflowError(
@@ -55,6 +59,9 @@ wildcard_constraints:
     d_sae=r"\d+",
     l0=r"\d+",
     seed=r"\d+",
+    sweep=r"\w+",
+    series=r"\w+",
+    tested=r"\w+",
 
 
 def manifest(folder):

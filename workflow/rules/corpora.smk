@@ -3,13 +3,16 @@
 
 rule corpus:
     input:
-        corpus_input,
+        files=corpus_input,
+        parents=parent_corpora,
     output:
         manifest(P.corpus("{corpus}")),
     log:
         P.log("corpus", "{corpus}"),
     benchmark:
         P.benchmark("corpus", "{corpus}")
+    wildcard_constraints:
+        corpus=one_of([name for name in CFG.corpora if name not in SELECTIONS]),
     conda:
         "../../envs/cpu.yaml"
     threads: 1

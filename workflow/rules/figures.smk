@@ -27,8 +27,9 @@ rule figure:
         runtime=10,
     params:
         settings=figure_settings,
+        folders=figure_folders,
         context=figure_context,
-        code=fingerprint("saeflow.figures.draw"),
+        code=figure_code,
     script:
         "../scripts/figure.py"
 
@@ -59,7 +60,8 @@ rule table:
         runtime=10,
     params:
         settings=table_settings,
+        folders=table_folders,
         context=table_context,
-        code=fingerprint("saeflow.figures.tables"),
+        code=table_code,
     script:
         "../scripts/table.py"

@@ -11,7 +11,7 @@ def corpus_settings(wildcards):
 def corpus_code(wildcards):
     source = CFG.corpora[wildcards.corpus].source.replace("-", "_")
     modules = ["documents", source]
-    if source in ("biographies", "facts"):
+    if source in ("biographies", "facts", "exercises"):
         modules.append("generated")
     return fingerprint(*(f"saeflow.corpora.{module}" for module in modules))
 
@@ -24,6 +24,16 @@ def corpus_versions(wildcards):
 
 def corpus_input(wildcards):
     return corpus_files(CFG, wildcards.corpus)
+
+
+def parent_corpora(wildcards):
+    """The corpus that one is made of, if it is."""
+    settings = CFG.corpora[wildcards.corpus]
+    return [manifest(P.corpus(settings.corpus))] if is_derived(settings) else []
+
+
+def is_derived(settings):
+    return settings.source in ("domain", "planted")
 
 
 # Subjects
@@ -72,7 +82,8 @@ def window_settings(wildcards):
 def activation_settings(wildcards):
     """Settings of a cache, with the budget of its own split alone."""
     settings = plain(CFG.activations)
-    tokens = {wildcards.split: settings["tokens"].get(wildcards.split)}
+    budget = settings["tokens"].get(wildcards.split)
+    tokens = {wildcards.split: CFG.subjects[wildcards.subject].cached_tokens or budget}
     return {**settings, "tokens": tokens}
 
 
@@ -93,52 +104,93 @@ def sae_code(wildcards):
     return training_code(CFG.variants[wildcards.variant])
 
 
-def trained_base(wildcards):
-    """Folder of the SAE of this workflow whose error is the target, or None."""
-    base = CFG.variants[wildcards.variant].error_of
-    if base is None or base.source == "folder":
+def other_sae(wildcards, other):
+    """Folder of another SAE of this workflow, on the same subject and site."""
+    here = {key: getattr(wildcards, key) for key in ("subject", "site", "d_sae", "l0")}
+    named = {key: value for key, value in plain(other).items() if value is not None}
+    seed = named.pop("seed", wildcards.seed)
+    return P.sae(POINT.format(**{**here, **named}), seed)
+
+
+def sae_files_of(wildcards, other):
+    """The files of another SAE: none, a manifest, or those in a folder of the user's."""
+    if other is None:
+        return []
+    if other.source == "folder":
+        return base_files(CFG, other)
+    return [manifest(other_sae(wildcards, other))]
+
+
+def sae_path_of(wildcards, other):
+    """Where the script finds another SAE, or None."""
+    if other is None:
         return None
-    same = {"subject": wildcards.subject, "site": wildcards.site}
-    return P.sae(POINT.format(**same, **plain(base)), wildcards.seed)
+    if other.source == "folder":
+        return str(base_folder(CFG, other))
+    return other_sae(wildcards, other)
 
 
 def base_inputs(wildcards):
-    """The files of the frozen SAE whose error is the target: none, a manifest, or a folder's."""
-    base = CFG.variants[wildcards.variant].error_of
-    if base is None:
-        return []
-    if folder := trained_base(wildcards):
-        return [manifest(folder)]
-    return base_files(CFG, base)
+    """The files of the frozen SAE whose error is the target."""
+    return sae_files_of(wildcards, CFG.variants[wildcards.variant].error_of)
 
 
 def base_path(wildcards):
-    """Where the script finds the frozen SAE, or None."""
-    base = CFG.variants[wildcards.variant].error_of
-    if base is None:
-        return None
-    return trained_base(wildcards) or str(base_folder(CFG, base))
+    """Where the frozen SAE is whose error is the target, or None."""
+    return sae_path_of(wildcards, CFG.variants[wildcards.variant].error_of)
+
+
+def init_path(wildcards):
+    """Where the SAE is whose weights a training starts from, or None."""
+    return sae_path_of(wildcards, CFG.variants[wildcards.variant].init_from)
+
+
+def needed_inputs(wildcards):
+    """The files of the SAEs that one needs: what it starts from, and what it corrects."""
+    start = sae_files_of(wildcards, CFG.variants[wildcards.variant].init_from)
+    return [*base_inputs(wildcards), *start]
 
 
 def sae_groups():
-    """The SAEs of all grids, in lists of up to `train_together` that share the batches they read.
+    """The SAEs of all grids and sweeps, in lists that one job trains from one read of a cache.
 
-    An SAE and its base are in different lists, and no two lists wait for each other.
+    A list holds up to `train_together` SAEs: whole variants as far as they fit. An SAE and what
+    it starts from or corrects are in different lists, and no two lists wait for each other.
     """
     shared = {}
-    for paper in CFG.papers:
-        for grid in CFG.paper(paper).grids.values():
-            for point, seed in product(grid.points(), CFG.seeds):
-                by_document = CFG.variants[point.variant].by_document
-                cache = (point.subject, point.site, point.corpus)
-                sae = SimpleNamespace(**plain(point), path=point.path, seed=str(seed))
-                has_base = trained_base(sae) is not None  # which has none itself
-                key = (*cache, seed, by_document, has_base)
-                shared.setdefault(key, {})[point.path] = sae
-    for saes in shared.values():
-        listed = list(saes.values())
-        for start in range(0, len(listed), CFG.train_together):
-            yield listed[start : start + CFG.train_together]
+    for paper, seed in product(CFG.papers, CFG.seeds):
+        for _, point in CFG.points(paper):
+            by_document = CFG.variants[point.variant].by_document
+            sae = SimpleNamespace(**plain(point), path=point.path, seed=str(seed))
+            needs_sae = needed_inputs(sae) != []
+            cache = (point.subject, point.site, point.corpus)
+            key = (*cache, seed, by_document, needs_sae)
+            of_variant = shared.setdefault(key, {}).setdefault(point.variant, {})
+            of_variant[point.path] = sae
+    for variants in shared.values():
+        yield from packed([list(saes.values()) for saes in variants.values()])
+
+
+def sae_jobs():
+    """The SAEs that are trained in one job: those of a read, if asked for, and of all sites."""
+    if CFG.train_together > 1:
+        yield from sae_groups()
+    yield from site_groups()
+
+
+def packed(variants):
+    """Lists of up to `train_together`; a variant is not split where it fits into one."""
+    together = []
+    for saes in variants:
+        if together and len(together) + len(saes) > CFG.train_together:
+            yield together
+            together = []
+        together = together + saes
+        while len(together) > CFG.train_together:
+            yield together[: CFG.train_together]
+            together = together[CFG.train_together :]
+    if together:
+        yield together
 
 
 def reserve_for_processes():
@@ -277,17 +329,96 @@ def table_of(wildcards):
     return CFG.paper(wildcards.paper).tables[wildcards.name]
 
 
-def shown_grid(wildcards, shown):
-    return CFG.paper(wildcards.paper).grids[shown.grid]
+def shown_folders(paper, shown):
+    """Folders of metrics that a figure or table is made from, by measure and by what they are of."""
+    if getattr(shown, "measures", ()) == ("debias",):
+        return {"debias": {str(seed): P.debias(paper, seed) for seed in CFG.seeds}}
+    if hasattr(shown, "sweep"):
+        return {
+            measure: sweep_folders(paper, shown, measure) for measure in shown.measures
+        }
+    if getattr(shown, "timing", None) is not None:
+        return {"timing": {shown.timing: P.timing(paper, shown.timing)}}
+    points = CFG.paper(paper).grids[shown.grid].points()
+    return {
+        "core": {p.path: P.core(p.path) for p in points if p.variant in shown.variants}
+    }
 
 
-def shown_points(wildcards, shown):
-    points = shown_grid(wildcards, shown).points()
-    return [manifest(P.core(p.path)) for p in points if p.variant in shown.variants]
+def sweep_folders(paper, shown, measure):
+    if measure == "pareto":
+        return {shown.sweep: P.pareto(paper, shown.sweep)}
+    if measure in SHARED_MEASURES:
+        return {shown.sweep: P.shared(paper, shown.sweep, measure, shown.tested)}
+    return {
+        series: P.measure(paper, shown.sweep, measure, series, shown.tested)
+        for series in shown.series
+    }
+
+
+def shown_context(paper, shown):
+    """What a figure or table says about its origin, and what it must find complete."""
+    section = CFG.paper(paper)
+    if getattr(shown, "measures", ()) == ("debias",):
+        return debias_context(section.debias)
+    if hasattr(shown, "sweep"):
+        return sweep_context(section.sweeps[shown.sweep], shown)
+    return grid_context(section.grids[shown.grid], shown.variants)
+
+
+def sweep_context(sweep, shown):
+    series = {name: sweep.series[name] for name in shown.series}
+    first, variants = sweep.l0[0], {name: s.variant for name, s in series.items()}
+    explained = "explained" in shown.measures
+    return {
+        "scale": CFG.scale,
+        "subject": sweep.subject,
+        "site": sweep.site,
+        "corpus": sweep.tested[shown.tested].corpus,
+        "split": sweep.tested[shown.tested].split,
+        "trained_on": {name: s.corpus for name, s in series.items()},
+        "training_tokens": {
+            name: CFG.sae(variant, sweep.d_sae, first, 0).training.tokens
+            for name, variant in variants.items()
+        },
+        "d_sae": sweep.d_sae,
+        "l0s": list(sweep.l0),
+        "reference_l0": sweep.reference_l0,
+        "seeds": list(CFG.seeds),
+        "labels": {name: s.label or name for name, s in series.items()},
+        "judge": judge_name() if explained else None,
+    }
+
+
+def judge_name():
+    judge = CFG.autointerp.judge
+    return getattr(judge, "model", None) or getattr(judge, "path", None) or judge.kind
+
+
+def debias_context(debias):
+    kinds = list(debias.saes.values())
+    return {
+        "scale": CFG.scale,
+        "subject": debias.subject,
+        "site": debias.protocol.probe_site,
+        "sites": len(debias.protocol.sites),
+        "corpus": debias.corpus,
+        "d_sae": kinds[0].d_sae,
+        "seeds": list(CFG.seeds),
+        "judge": debias.protocol.person or "automatic judge",
+    }
+
+
+def folder_inputs(folders):
+    return [manifest(f) for of_measure in folders.values() for f in of_measure.values()]
+
+
+def figure_folders(wildcards):
+    return shown_folders(wildcards.paper, figure_of(wildcards))
 
 
 def figure_input(wildcards):
-    return shown_points(wildcards, figure_of(wildcards))
+    return folder_inputs(figure_folders(wildcards))
 
 
 def figure_settings(wildcards):
@@ -295,15 +426,25 @@ def figure_settings(wildcards):
 
 
 def figure_context(wildcards):
-    figure = figure_of(wildcards)
-    return grid_context(shown_grid(wildcards, figure), figure.variants)
+    return shown_context(wildcards.paper, figure_of(wildcards))
+
+
+def figure_code(wildcards):
+    of_grid = hasattr(figure_of(wildcards), "grid")
+    return fingerprint(f"saeflow.figures.draw{'' if of_grid else '_folders'}")
+
+
+def table_code(wildcards):
+    of_grid = hasattr(table_of(wildcards), "grid")
+    return fingerprint(f"saeflow.figures.tables{'' if of_grid else '_folders'}")
+
+
+def table_folders(wildcards):
+    return shown_folders(wildcards.paper, table_of(wildcards))
 
 
 def table_input(wildcards):
-    table = table_of(wildcards)
-    if table.timing is not None:
-        return manifest(P.timing(wildcards.paper, table.timing))
-    return shown_points(wildcards, table)
+    return folder_inputs(table_folders(wildcards))
 
 
 def table_settings(wildcards):
@@ -311,8 +452,7 @@ def table_settings(wildcards):
 
 
 def table_context(wildcards):
-    table = table_of(wildcards)
-    return grid_context(shown_grid(wildcards, table), table.variants)
+    return shown_context(wildcards.paper, table_of(wildcards))
 
 
 # Claims
@@ -331,31 +471,58 @@ def grid_rows(paper, name):
     ]
 
 
+def sweep_rows(paper, name, claims):
+    """Files with the rows of a sweep that some claim on it is judged by."""
+    sweep, files = CFG.paper(paper).sweeps[name], {}
+    for claim in claims:
+        tested = [
+            t for t, text in sweep.tested.items() if claim.corpus in (None, text.corpus)
+        ]
+        metrics = {
+            metric
+            for part in claim.parts
+            for metric in (part.metric, part.baseline_metric)
+            if metric is not None
+        }
+        for measure in sorted(map(measure_of, metrics)):
+            for folder in claim_folders(paper, name, measure, claim.variants, tested):
+                files[f"{folder}/{MEASURE_FILES[measure]}"] = None
+    return list(files)
+
+
+def claim_folders(paper, sweep, measure, series, tested):
+    if measure == "pareto":
+        return [P.pareto(paper, sweep)]
+    if measure in SHARED_MEASURES:
+        return [P.shared(paper, sweep, measure, text) for text in tested]
+    return [P.measure(paper, sweep, measure, s, t) for s in series for t in tested]
+
+
+def claim_experiments(wildcards):
+    """The claims of a paper by the experiment that they are about, with the files of its rows."""
+    paper, section = wildcards.paper, CFG.paper(wildcards.paper)
+    experiments = []
+    for name, grid in section.grids.items():
+        claims = [claim for claim in section.claims if claim.grid == name]
+        experiments.append((claims, grid_rows(paper, name), grid.reference_l0))
+    for name, sweep in section.sweeps.items():
+        claims = [claim for claim in section.claims if claim.sweep == name]
+        experiments.append(
+            (claims, sweep_rows(paper, name, claims), sweep.reference_l0)
+        )
+    claims = [claim for claim in section.claims if claim.debias]
+    rows = [f"{P.debias(paper, seed)}/debias.parquet" for seed in CFG.seeds]
+    experiments.append((claims, rows, 0))
+    return [
+        {"claims": [plain(claim) for claim in claims], "rows": rows, "reference_l0": l0}
+        for claims, rows, l0 in experiments
+        if claims
+    ]
+
+
 def claims_input(wildcards):
-    grids = CFG.paper(wildcards.paper).grids
-    rows = [row for name in grids for row in grid_rows(wildcards.paper, name)]
-    return [manifest(Path(row).parent) for row in rows]
-
-
-def claims_rows(wildcards):
-    return {
-        name: grid_rows(wildcards.paper, name)
-        for name in CFG.paper(wildcards.paper).grids
-    }
-
-
-def claims_by_grid(wildcards):
-    section = CFG.paper(wildcards.paper)
-    return {
-        name: [plain(claim) for claim in section.claims if claim.grid == name]
-        for name in section.grids
-    }
-
-
-def claims_grids(wildcards):
-    return {
-        name: plain(grid) for name, grid in CFG.paper(wildcards.paper).grids.items()
-    }
+    files = [row for e in claim_experiments(wildcards) for row in e["rows"]]
+    return [manifest(Path(row).parent) for row in files]
 
 
 def claims_title(wildcards):
@@ -390,7 +557,7 @@ def reported(paper, name, shown, stem):
     return {
         "name": name,
         "settings": plain(shown),
-        "context": grid_context(CFG.paper(paper).grids[shown.grid], shown.variants),
+        "context": shown_context(paper, shown),
         "stem": stem,
     }
 
@@ -411,26 +578,55 @@ def report_artefacts():
     folders = {}
     for paper in CFG.papers:
         section = CFG.paper(paper)
-        for grid in section.grids.values():
-            folders[P.corpus(grid.corpus)] = None
-            folders[P.subject(grid.subject)] = None
-            folders[P.tokens(grid.subject, grid.corpus)] = None
-            folders[P.activations(grid.subject, grid.corpus, "train")] = None
-            for point in grid.points():
-                folders.update({P.sae(point.path, seed): None for seed in CFG.seeds})
-                folders[P.core(point.path)] = None
-        folders.update({P.timing(paper, name): None for name in section.timings})
+        for _, point in CFG.points(paper):
+            folders[P.corpus(point.corpus)] = None
+            folders[P.subject(point.subject)] = None
+            folders[P.tokens(point.subject, point.corpus)] = None
+            folders[P.activations(point.subject, point.corpus, "train")] = None
+            folders.update({P.sae(point.path, seed): None for seed in CFG.seeds})
+        for shown in (*section.figures.values(), *section.tables.values()):
+            for of_measure in shown_folders(paper, shown).values():
+                folders.update(dict.fromkeys(of_measure.values()))
+        for path in claims_input(SimpleNamespace(paper=paper)):
+            folders[str(Path(path).parent)] = None
     return list(folders)
 
 
 def report_settings(wildcards):
-    grids = [grid for paper in CFG.papers for grid in CFG.paper(paper).grids.values()]
+    points = [point for paper in CFG.papers for _, point in CFG.points(paper)]
+    subjects = dict.fromkeys(point.subject for point in points)
+    corpora = dict.fromkeys(point.corpus for point in points)
     return {
         "scale": CFG.scale,
         "seeds": list(CFG.seeds),
         "papers": report_papers(),
-        "subjects": {grid.subject: P.subject(grid.subject) for grid in grids},
-        "corpora": {grid.corpus: P.corpus(grid.corpus) for grid in grids},
+        "subjects": {subject: P.subject(subject) for subject in subjects},
+        "corpora": {corpus: P.corpus(corpus) for corpus in corpora},
         "artefacts": report_artefacts(),
         "benchmarks": f"{CFG.root}/benchmarks",
     }
+
+
+def all_targets(wildcards):
+    """Path, title and the folders behind each figure, table, claims table and the report."""
+    targets = []
+    for paper in CFG.papers:
+        section = CFG.paper(paper)
+        for name, figure in section.figures.items():
+            path = f"{P.figure(paper, name)}.svg"
+            targets.append((path, figure.title, folders_behind(paper, figure)))
+        for name, table in section.tables.items():
+            path = f"{P.table(paper, name)}.md"
+            targets.append((path, table.title, folders_behind(paper, table)))
+        if section.claims:
+            path, title = f"{P.claims(paper)}.md", f"Claims of {section.title}"
+            manifests = claims_input(SimpleNamespace(paper=paper))
+            targets.append(
+                (path, title, [str(Path(path).parent) for path in manifests])
+            )
+    return [*targets, (P.report(), "Report", report_artefacts())]
+
+
+def folders_behind(paper, shown):
+    found = shown_folders(paper, shown).values()
+    return [folder for of_measure in found for folder in of_measure.values()]

@@ -35,6 +35,6 @@ rule list_targets:
         mem_mb=500,
         runtime=5,
     params:
-        config=CFG.model_dump_json(),
+        targets=all_targets,
     script:
         "../scripts/list_targets.py"

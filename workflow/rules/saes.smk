@@ -4,7 +4,7 @@
 rule train_sae:
     input:
         activations=manifest(P.activations("{subject}", "{corpus}", "train")),
-        base=base_inputs,
+        base=needed_inputs,
     output:
         # Not removed beforehand: the job leaves alone an SAE that is finished already.
         update(manifest(P.sae(POINT, "{seed}"))),
@@ -25,7 +25,9 @@ rule train_sae:
         checkpoint_seconds=round(60 * CFG.training.checkpoint_minutes),
     params:
         settings=sae_settings,
+        site="{site}",
         base=base_path,
+        init=init_path,
         code=sae_code,
     script:
         "../scripts/train_sae.py"
@@ -34,36 +36,36 @@ rule train_sae:
 reserve_for_processes()
 
 
-if CFG.train_together > 1:
-    for number, saes in enumerate(sae_groups()):
+for number, saes in enumerate(sae_jobs()):
 
-        rule:
-            name:
-                f"train_saes_{number}"
-            input:
-                activations=manifest(
-                    P.activations(saes[0].subject, saes[0].corpus, "train")
-                ),
-                base=[path for sae in saes for path in base_inputs(sae)],
-            output:
-                [update(manifest(P.sae(sae.path, sae.seed))) for sae in saes],
-            log:
-                P.log("train_saes", str(number)),
-            benchmark:
-                P.benchmark("train_saes", str(number))
-            conda:
-                "../../envs/cpu.yaml"
-            threads: 1
-            params:
-                site=saes[0].site,
-                settings=[sae_settings(sae) for sae in saes],
-                base=[base_path(sae) for sae in saes],
-                code=[sae_code(sae) for sae in saes],
-            script:
-                "../scripts/train_sae.py"
+    rule:
+        name:
+            f"train_saes_{number}"
+        input:
+            activations=manifest(
+                P.activations(saes[0].subject, saes[0].corpus, "train")
+            ),
+            base=[path for sae in saes for path in needed_inputs(sae)],
+        output:
+            [update(manifest(P.sae(sae.path, sae.seed))) for sae in saes],
+        log:
+            P.log("train_saes", str(number)),
+        benchmark:
+            P.benchmark("train_saes", str(number))
+        conda:
+            "../../envs/cpu.yaml"
+        threads: 1
+        params:
+            site=[sae.site for sae in saes],
+            settings=[sae_settings(sae) for sae in saes],
+            base=[base_path(sae) for sae in saes],
+            init=[init_path(sae) for sae in saes],
+            code=[sae_code(sae) for sae in saes],
+        script:
+            "../scripts/train_sae.py"
 
-        # The rule for any one SAE remains, for those of no grid.
-        set_as_train_sae(f"train_saes_{number}", saes)
+    # The rule for any one SAE remains, for those of no grid.
+    set_as_train_sae(f"train_saes_{number}", saes)
 
 
 rule time_variants:

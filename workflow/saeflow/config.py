@@ -16,12 +16,14 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from saeflow.activations.settings import ActivationSettings
+from saeflow.autointerp.settings import Autointerp
 from saeflow.claims import ClaimSettings
 from saeflow.corpora.settings import Corpus
 from saeflow.evaluation.settings import EvaluationSettings
 from saeflow.figures.settings import FigureSettings, TableSettings
-from saeflow.grids import Distinct, Grid, Name, Point, SeriesGrid, Timing
+from saeflow.grids import Debiasing, Distinct, Grid, Name, Point, SeriesGrid, Timing
 from saeflow.references import mistakes, unknown
+from saeflow.retrieval.settings import Retrieval, Selection
 from saeflow.sae.settings import SAESettings, Training, Variant, merge_training
 from saeflow.settings import Settings
 from saeflow.subjects.settings import SubjectSettings
@@ -49,6 +51,7 @@ class Paper(Settings):
     reference: str
     grids: dict[Name, Grid] = Field(default_factory=dict)
     sweeps: dict[Name, SeriesGrid] = Field(default_factory=dict)
+    debias: Debiasing | None = None
     timings: dict[Name, Timing] = Field(default_factory=dict)
     figures: dict[Name, FigureSettings] = Field(default_factory=dict)
     tables: dict[Name, TableSettings] = Field(default_factory=dict)
@@ -70,12 +73,14 @@ class Config(Settings):
     """Folder of everything that is generated, absolute or relative to where Snakemake runs."""
     train_together: PositiveInt = 1
     """SAEs that one job trains from one read of their cache; any number gives the same weights."""
-    corpora: dict[Name, Corpus]
+    corpora: dict[Name, Annotated[Corpus | Selection, Field(discriminator="source")]]
+    retrieval: Retrieval = Retrieval()
     subjects: dict[Name, SubjectSettings]
     activations: ActivationSettings
     training: Training
     variants: dict[Name, Variant]
     evaluation: EvaluationSettings
+    autointerp: Autointerp = Autointerp()
     ortsae: Paper
     ssae: Paper
 
@@ -89,12 +94,14 @@ class Config(Settings):
         return getattr(self, name)
 
     def points(self, paper: str) -> Iterator[tuple[str, Point]]:
-        """Yield the points of all grids and sweeps of a paper, each with its config key."""
+        """Yield what a paper's grids, sweeps and debiasing train, each point with its key."""
         section = self.paper(paper)
         for name, grid in section.grids.items():
             yield from ((f"{paper}.grids.{name}", point) for point in grid.points())
         for name, sweep in section.sweeps.items():
             yield from ((f"{paper}.sweeps.{name}", point) for point in sweep.points())
+        for kind, points in section.debias.points().items() if section.debias else ():
+            yield from ((f"{paper}.debias.saes.{kind}", point) for point in points)
 
     def sae(self, variant: str, d_sae: int, l0: int, seed: int) -> SAESettings:
         """Return the settings of one training job."""
@@ -116,7 +123,9 @@ class Config(Settings):
     @model_validator(mode="after")
     def _variants_train(self) -> Config:
         for name, variant in self.variants.items():
-            for key in {"tokens", "batch_size", "checkpoint_minutes"} & set(variant.training):
+            own_budget = {"tokens"} if variant.init_from is not None else set()
+            shared = {"tokens", "batch_size", "checkpoint_minutes"} - own_budget
+            for key in shared & set(variant.training):
                 raise ValueError(
                     f"variants.{name}.training.{key}: is the same for the variants of a "
                     f"comparison; set training.{key}"

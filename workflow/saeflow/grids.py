@@ -1,4 +1,4 @@
-"""What is trained and compared: grids of variants, and sweeps of series."""
+"""What is trained and compared: grids of variants, sweeps of series, SAEs of many sites."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
+from saeflow.debias.settings import DebiasSettings
 from saeflow.settings import Settings
 
 Item = TypeVar("Item")
@@ -137,3 +138,39 @@ class Timing(Settings):
     """Rounds; in each, every variant takes its turn."""
     steps: PositiveInt = 20
     """Training steps of one turn."""
+
+
+class SiteSAEs(Settings):
+    """SAEs of one kind for all sites of a debiasing experiment."""
+
+    corpus: Name
+    """Corpus of `corpora` that they are trained on."""
+    variant: str
+    """Variant of `variants`."""
+    d_sae: PositiveInt
+    """Dictionary size."""
+    l0: PositiveInt
+    """Sparsity."""
+
+
+class Debiasing(Settings):
+    """Removing a classifier's shortcut by ablating latents of SAEs at many sites."""
+
+    subject: Name
+    """Subject of `subjects` that the classifier reads."""
+    corpus: Name
+    """Corpus of `corpora` with the labelled biographies."""
+    saes: dict[Name, SiteSAEs] = Field(min_length=1)
+    """Kinds of SAE that are compared; the first is the general-purpose one."""
+    protocol: DebiasSettings
+    """What is done, with one seed of everything at a time."""
+
+    def points(self) -> dict[str, list[Point]]:
+        """Return the SAEs of all sites by kind."""
+        return {
+            kind: [
+                Point(subject=self.subject, site=site, **saes.model_dump())
+                for site in self.protocol.sites.values()
+            ]
+            for kind, saes in self.saes.items()
+        }

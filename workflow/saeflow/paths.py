@@ -52,9 +52,9 @@ class Paths:
         """Folder of what relates the series of a sweep to its baseline."""
         return f"{self.root}/metrics/{paper}/{sweep}/pareto"
 
-    def map(self, paper: str, figure: str) -> str:
-        """Folder of a figure's map of activations and decoder directions."""
-        return f"{self.root}/metrics/{paper}/map/{figure}"
+    def shared(self, paper: str, sweep: str, measure: str, tested: str) -> str:
+        """Folder of one measure of all series of a sweep together on one text."""
+        return f"{self.root}/metrics/{paper}/{sweep}/{measure}/{tested}"
 
     def debias(self, paper: str, seed: str) -> str:
         """Folder of one seed of the debiasing experiment."""

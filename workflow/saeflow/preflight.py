@@ -16,9 +16,11 @@ from typing import Any
 
 from saeflow.artifacts import ArtifactError
 from saeflow.config import Config, ConfigError
+from saeflow.corpora.derived_settings import DerivedSettings
 from saeflow.corpora.settings import Files, Hub
+from saeflow.retrieval.settings import HuggingFace, Selection
 from saeflow.sae.identity import sae_files
-from saeflow.sae.settings import FolderBase, TrainedBase
+from saeflow.sae.settings import FolderBase, TrainedBase, TrainedInit
 from saeflow.subjects.settings import FromFolder, FromHub, FromLlama2c, PretrainedHere
 
 
@@ -28,9 +30,10 @@ def check_files(config: Config, project: Path) -> None:
         *_corpus_mistakes(config),
         *_subject_mistakes(config, project),
         *_base_mistakes(config),
+        *_encoder_mistakes(config),
     ]
     if mistakes:
-        raise ConfigError("\n".join(mistakes))
+        raise ConfigError("\n".join(dict.fromkeys(mistakes)))
 
 
 def corpus_files(config: Config, corpus: str) -> list[str]:
@@ -71,14 +74,12 @@ def base_folder(config: Config, base: FolderBase) -> Path:
     Raises ConfigError without `data_dir`, for a path that leaves it, and where nothing is there.
     """
     if config.data_dir is None:
-        raise ConfigError(
-            f"error_of.path {base.path!r}: set data_dir, the folder it is relative to"
-        )
+        raise ConfigError(f"path {base.path!r}: set data_dir, the folder it is relative to")
     path = config.data_dir / base.path
     if not path.resolve().is_relative_to(config.data_dir.resolve()):
-        raise ConfigError(f"error_of.path {base.path!r} leaves data_dir {config.data_dir}")
+        raise ConfigError(f"path {base.path!r} leaves data_dir {config.data_dir}")
     if not path.exists():
-        raise ConfigError(f"error_of.path {base.path!r}: {path} does not exist")
+        raise ConfigError(f"path {base.path!r}: {path} does not exist")
     return path
 
 
@@ -89,29 +90,52 @@ def base_files(config: Config, base: FolderBase) -> list[str]:
 
 def _base_mistakes(config: Config) -> Iterator[str]:
     for name in sorted(_used_variants(config)):
-        base = config.variants[name].error_of
-        if isinstance(base, FolderBase):
-            try:
-                base_folder(config, base)
-            except ConfigError as error:
-                yield f"variants.{name}.{error}"
+        variant = config.variants[name]
+        for key, other in (("error_of", variant.error_of), ("init_from", variant.init_from)):
+            if isinstance(other, FolderBase):
+                try:
+                    base_folder(config, other)
+                except ConfigError as error:
+                    yield f"variants.{name}.{key}.{error}"
 
 
 def _used_variants(config: Config) -> set[str]:
-    grids = [grid for paper in config.papers for grid in config.paper(paper).grids.values()]
-    return {variant for grid in grids for variant in grid.variants}
+    return {point.variant for paper in config.papers for _, point in config.points(paper)}
 
 
-def _used_corpora(config: Config) -> set[str]:
-    bases = [config.variants[name].error_of for name in _used_variants(config)]
-    used = {base.corpus for base in bases if isinstance(base, TrainedBase)}
-    for paper in config.papers:
-        for grid in config.paper(paper).grids.values():
-            used.add(grid.corpus)
-            subject = config.subjects[grid.subject]
-            if isinstance(subject, PretrainedHere) and subject.pretrain:
-                used |= set(subject.training.mixture)
+def used_corpora(config: Config) -> set[str]:
+    """Return the corpora that the chosen papers read, and those that they are made of."""
+    used: set[str] = set()
+    waiting = [corpus for paper in config.papers for corpus in _named_corpora(config, paper)]
+    while waiting:
+        name = waiting.pop()
+        if name in used:
+            continue
+        used.add(name)
+        corpus = config.corpora[name]
+        if isinstance(corpus, DerivedSettings):
+            waiting.append(corpus.corpus)
+        if isinstance(corpus, Selection):
+            waiting += [corpus.corpus, corpus.domain]
+            if corpus.tracin is not None:
+                waiting.append(corpus.tracin.sae.corpus)
     return used
+
+
+def _named_corpora(config: Config, paper: str) -> Iterator[str]:
+    section = config.paper(paper)
+    for _, point in config.points(paper):
+        yield point.corpus
+        variant, subject = config.variants[point.variant], config.subjects[point.subject]
+        for other in (variant.error_of, variant.init_from):
+            if isinstance(other, TrainedBase | TrainedInit):
+                yield other.corpus
+        if isinstance(subject, PretrainedHere) and subject.pretrain:
+            yield from subject.training.mixture
+    for sweep in section.sweeps.values():
+        yield from (tested.corpus for tested in sweep.tested.values())
+    if section.debias is not None:
+        yield section.debias.corpus
 
 
 @cache
@@ -134,7 +158,7 @@ def subject_root(config: Config, name: str, project: Path) -> Path:
 
 
 def _corpus_mistakes(config: Config) -> Iterator[str]:
-    for name in sorted(_used_corpora(config)):
+    for name in sorted(used_corpora(config)):
         try:
             corpus_files(config, name)
         except ConfigError as error:
@@ -148,18 +172,36 @@ def _corpus_mistakes(config: Config) -> Iterator[str]:
 
 
 def _subject_mistakes(config: Config, project: Path) -> Iterator[str]:
-    for paper in config.papers:
-        for grid_name, grid in config.paper(paper).grids.items():
-            try:
-                sites = subject_sites(config, grid.subject, project)
-            except ConfigError as error:
-                yield str(error)
-                continue
-            if sites is not None and grid.site not in sites:
-                yield (
-                    f"{paper}.grids.{grid_name}.site: subject {grid.subject!r} has no module "
-                    f"{grid.site!r}; its blocks are {', '.join(_blocks(sites))}"
-                )
+    asked = {
+        (key, point.subject, point.site): None
+        for paper in config.papers
+        for key, point in config.points(paper)
+    }
+    for key, subject, site in asked:
+        try:
+            sites = subject_sites(config, subject, project)
+        except ConfigError as error:
+            yield str(error)
+            continue
+        if sites is not None and site not in sites:
+            yield (
+                f"{key}.site: subject {subject!r} has no module {site!r}; its blocks are "
+                f"{', '.join(_blocks(sites))}"
+            )
+
+
+def _encoder_mistakes(config: Config) -> Iterator[str]:
+    corpora = [config.corpora[name] for name in used_corpora(config)]
+    named = {c.dense for c in corpora if isinstance(c, Selection) and c.dense is not None}
+    for name in sorted(named):
+        encoder = config.retrieval.dense[name].encoder
+        if not isinstance(encoder, HuggingFace) or encoder.folder is None:
+            continue
+        where = f"retrieval.dense.{name}.encoder.folder"
+        if config.data_dir is None:
+            yield f"{where}: set data_dir, the folder it is relative to"
+        elif not (config.data_dir / encoder.folder / "config.json").is_file():
+            yield f"{where}: {config.data_dir / encoder.folder} holds no config.json"
 
 
 def _blocks(sites: list[str]) -> list[str]:

@@ -7,14 +7,20 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from saeflow.claims import ClaimSettings
-from saeflow.evaluation.settings import CORE_METRICS
-from saeflow.figures.settings import BarsAndDensity, Curve, Ratio, Shown, Sweep
-from saeflow.sae.settings import TIMING_METRIC, TrainedBase
+from saeflow.corpora.derived_settings import DerivedSettings
+from saeflow.evaluation.settings import CORE_METRICS, CURVE_METRICS
+from saeflow.figures.debias_settings import Circuit, Methods
+from saeflow.figures.settings import BarsAndDensity, Curve, Figure, Ratio, Shown, Sweep, Table
+from saeflow.figures.sweep_settings import Lines, SweepShown
+from saeflow.measures import CONCEPT_METRICS, DEBIAS_METRICS, SWEEP_METRICS
+from saeflow.retrieval.settings import Selection
+from saeflow.sae.settings import TIMING_METRIC, TrainedBase, TrainedInit
 from saeflow.subjects.patterns import site_matches
 
 if TYPE_CHECKING:
     from saeflow.config import Config, Paper
-    from saeflow.grids import Grid
+    from saeflow.corpora.settings import Corpus
+    from saeflow.grids import Debiasing, Grid, SeriesGrid
 
 TIMING_SPLIT = "train"
 
@@ -34,7 +40,7 @@ def mistakes(config: Config) -> Iterator[str]:
         if value not in choices:
             yield f"{key}: {unknown(value, choices)}"
     for paper in config.papers:
-        yield from _site_mistakes(config, paper)
+        yield from dict.fromkeys(_site_mistakes(config, paper))
         yield from _timing_mistakes(config, paper)
 
 
@@ -52,30 +58,34 @@ def _references(config: Config) -> Iterator[Reference]:
         if subject.source == "pretrain" and subject.pretrain:
             for corpus in subject.training.mixture:
                 yield Reference(f"subjects.{name}.training.mixture", corpus, config.corpora)
-    for name, entry in config.variants.items():
-        if isinstance(entry.error_of, TrainedBase):
-            where, base = f"variants.{name}.error_of", entry.error_of
-            whole = [other for other, v in config.variants.items() if v.error_of is None]
-            yield Reference(f"{where}.variant", base.variant, whole)
-            yield Reference(f"{where}.corpus", base.corpus, config.corpora)
+    for name, entry in config.corpora.items():
+        yield from _corpus(config, f"corpora.{name}", entry)
+    # What an SAE starts from, or corrects, needs no other SAE itself.
+    whole = [v for v, e in config.variants.items() if e.error_of is None and e.init_from is None]
+    for name, variant in config.variants.items():
+        for key, other in (("error_of", variant.error_of), ("init_from", variant.init_from)):
+            if isinstance(other, TrainedBase | TrainedInit):
+                yield Reference(f"variants.{name}.{key}.variant", other.variant, whole)
+                yield Reference(f"variants.{name}.{key}.corpus", other.corpus, config.corpora)
     for paper in config.papers:
         section = config.paper(paper)
         for name, grid in section.grids.items():
             yield from _grid(config, f"{paper}.grids.{name}", grid)
+        for name, sweep in section.sweeps.items():
+            yield from _sweep(config, f"{paper}.sweeps.{name}", sweep)
+        if section.debias is not None:
+            yield from _debias(config, f"{paper}.debias", section.debias)
         for name, timing in section.timings.items():
             where = f"{paper}.timings.{name}"
             yield Reference(f"{where}.grid", timing.grid, section.grids)
-            for variant in timing.variants:
-                yield Reference(f"{where}.variants", variant, config.variants)
+            for timed in timing.variants:
+                yield Reference(f"{where}.variants", timed, config.variants)
         for name, figure in section.figures.items():
-            yield from _shown(config, section, f"{paper}.figures.{name}", figure, None)
+            yield from _any_shown(config, section, f"{paper}.figures.{name}", figure)
         for name, table in section.tables.items():
-            where = f"{paper}.tables.{name}"
-            if table.timing is not None:
-                yield Reference(f"{where}.timing", table.timing, section.timings)
-            yield from _shown(config, section, where, table, table.timing)
+            yield from _any_shown(config, section, f"{paper}.tables.{name}", table)
         for claim in section.claims:
-            yield from _claim(config, section, f"{paper}.claims.{claim.id}", claim)
+            yield from _any_claim(config, section, f"{paper}.claims.{claim.id}", claim)
 
 
 def _grid(config: Config, where: str, grid: Grid) -> Iterator[Reference]:
@@ -83,6 +93,78 @@ def _grid(config: Config, where: str, grid: Grid) -> Iterator[Reference]:
     yield Reference(f"{where}.corpus", grid.corpus, config.corpora)
     for variant in grid.variants:
         yield Reference(f"{where}.variants", variant, config.variants)
+
+
+def _any_shown(
+    config: Config, section: Paper, where: str, shown: Figure | Table
+) -> Iterator[Reference]:
+    if isinstance(shown, SweepShown):
+        yield from _of_sweep(section, where, shown)
+    elif isinstance(shown, Circuit | Methods):
+        yield from _of_debias(section, where, shown)
+    else:
+        timing = shown.timing if isinstance(shown, Sweep | Ratio) else None
+        if timing is not None:
+            yield Reference(f"{where}.timing", timing, section.timings)
+        yield from _shown(config, section, where, shown, timing)
+
+
+def _of_sweep(section: Paper, where: str, shown: SweepShown) -> Iterator[Reference]:
+    yield Reference(f"{where}.sweep", shown.sweep, section.sweeps)
+    if shown.sweep not in section.sweeps:
+        return
+    sweep = section.sweeps[shown.sweep]
+    yield Reference(f"{where}.tested", shown.tested, sweep.tested)
+    for series in shown.series:
+        yield Reference(f"{where}.series", series, sweep.series)
+    for panel in shown.panels if isinstance(shown, Lines) else ():
+        known = {"curves": CURVE_METRICS, "concept_recall": CONCEPT_METRICS}
+        allowed = known.get(panel.file, SWEEP_METRICS)
+        yield Reference(f"{where}.panels.metric", panel.metric, allowed)
+        for l0 in _levels(panel.l0):
+            yield Reference(f"{where}.panels.l0", l0, sweep.l0)
+
+
+def _of_debias(section: Paper, where: str, shown: Circuit | Methods) -> Iterator[Reference]:
+    kinds = section.debias.saes if section.debias else ()
+    if isinstance(shown, Circuit):
+        yield Reference(f"{where}.sae", shown.sae, kinds)
+    else:
+        for column in shown.columns:
+            yield Reference(f"{where}.columns.metric", column.metric, DEBIAS_METRICS)
+
+
+def _corpus(config: Config, where: str, corpus: Corpus | Selection) -> Iterator[Reference]:
+    if isinstance(corpus, DerivedSettings):
+        yield Reference(f"{where}.corpus", corpus.corpus, config.corpora)
+    if isinstance(corpus, Selection):
+        own = [name for name, other in config.corpora.items() if not isinstance(other, Selection)]
+        yield Reference(f"{where}.corpus", corpus.corpus, own)
+        yield Reference(f"{where}.domain", corpus.domain, own)
+        yield Reference(f"{where}.subject", corpus.subject, config.subjects)
+        if corpus.dense is not None:
+            yield Reference(f"{where}.dense", corpus.dense, config.retrieval.dense)
+        if corpus.tracin is not None:
+            sae = corpus.tracin.sae
+            yield Reference(f"{where}.tracin.sae.variant", sae.variant, config.variants)
+            yield Reference(f"{where}.tracin.sae.corpus", sae.corpus, config.corpora)
+
+
+def _sweep(config: Config, where: str, sweep: SeriesGrid) -> Iterator[Reference]:
+    yield Reference(f"{where}.subject", sweep.subject, config.subjects)
+    for name, series in sweep.series.items():
+        yield Reference(f"{where}.series.{name}.corpus", series.corpus, config.corpora)
+        yield Reference(f"{where}.series.{name}.variant", series.variant, config.variants)
+    for name, tested in sweep.tested.items():
+        yield Reference(f"{where}.tested.{name}.corpus", tested.corpus, config.corpora)
+
+
+def _debias(config: Config, where: str, debias: Debiasing) -> Iterator[Reference]:
+    yield Reference(f"{where}.subject", debias.subject, config.subjects)
+    yield Reference(f"{where}.corpus", debias.corpus, config.corpora)
+    for kind, saes in debias.saes.items():
+        yield Reference(f"{where}.saes.{kind}.corpus", saes.corpus, config.corpora)
+        yield Reference(f"{where}.saes.{kind}.variant", saes.variant, config.variants)
 
 
 def _shown(
@@ -125,10 +207,38 @@ def _levels(chosen: object) -> tuple[int, ...]:
     return (chosen,) if isinstance(chosen, int) else ()
 
 
+def _any_claim(
+    config: Config, section: Paper, where: str, claim: ClaimSettings
+) -> Iterator[Reference]:
+    if claim.grid is not None:
+        yield from _claim(config, section, where, claim)
+    elif claim.debias:
+        for part in claim.parts:
+            yield Reference(f"{where}.metric", part.metric, DEBIAS_METRICS)
+    else:
+        yield Reference(f"{where}.sweep", claim.sweep, section.sweeps)
+        if claim.sweep in section.sweeps:
+            yield from _sweep_claim(section.sweeps[str(claim.sweep)], where, claim)
+
+
+def _sweep_claim(sweep: SeriesGrid, where: str, claim: ClaimSettings) -> Iterator[Reference]:
+    if claim.corpus is not None:
+        texts = [tested.corpus for tested in sweep.tested.values()]
+        yield Reference(f"{where}.corpus", claim.corpus, texts)
+    for series in claim.variants:
+        yield Reference(f"{where}.variants", series, sweep.series)
+    for part in claim.parts:
+        for metric in filter(None, (part.metric, part.baseline_metric)):
+            yield Reference(f"{where}.metric", metric.partition("@")[0], SWEEP_METRICS)
+        for l0 in _levels(part.at_l0):
+            yield Reference(f"{where}.at_l0", l0, sweep.l0)
+
+
 def _claim(config: Config, section: Paper, where: str, claim: ClaimSettings) -> Iterator[Reference]:
     yield Reference(f"{where}.grid", claim.grid, section.grids)
     if claim.grid not in section.grids:
         return
+    assert claim.grid is not None
     grid = section.grids[claim.grid]
     timings = [timing for timing in section.timings.values() if timing.grid == claim.grid]
     timed = dict.fromkeys(variant for timing in timings for variant in timing.variants)
@@ -146,12 +256,12 @@ def _claim(config: Config, section: Paper, where: str, claim: ClaimSettings) -> 
 
 
 def _site_mistakes(config: Config, paper: str) -> Iterator[str]:
-    for name, grid in config.paper(paper).grids.items():
-        subject = config.subjects.get(grid.subject)
-        if subject and not any(site_matches(grid.site, p) for p in subject.sites):
+    for key, point in config.points(paper):
+        subject = config.subjects.get(point.subject)
+        if subject and not any(site_matches(point.site, p) for p in subject.sites):
             yield (
-                f"{paper}.grids.{name}.site: {grid.site!r} is not cached; "
-                f"subjects.{grid.subject}.sites asks for {', '.join(subject.sites)}"
+                f"{key}.site: {point.site!r} is not cached; "
+                f"subjects.{point.subject}.sites asks for {', '.join(subject.sites)}"
             )
 
 

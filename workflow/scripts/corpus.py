@@ -12,4 +12,5 @@ with job(snakemake.log[0], snakemake.threads):
         TypeAdapter(Corpus).validate_python(snakemake.params.settings),
         out=Path(snakemake.output[0]).parent,
         root=Path(snakemake.params.data_dir),
+        parents={Path(m).parent.name: Path(m).parent for m in snakemake.input.parents},
     )

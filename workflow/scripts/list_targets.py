@@ -1,7 +1,6 @@
 from saeflow.job import job
 
 with job(snakemake.log[0], snakemake.threads):
-    from saeflow.config import Config
-    from saeflow.targets import describe
+    from saeflow.targets import Target, describe
 
-    print(describe(Config.model_validate_json(snakemake.params.config)))
+    print(describe(Target(*target) for target in snakemake.params.targets))

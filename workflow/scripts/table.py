@@ -3,12 +3,16 @@ from saeflow.job import job
 with job(snakemake.log[0], snakemake.threads):
     from pathlib import Path
 
-    from saeflow.figures.tables import write_table
+    stem = Path(snakemake.output[0]).with_suffix("")
+    given = snakemake.params
+    if "grid" in given.settings:
+        from saeflow.figures.tables import write_table
 
-    name = "timing.parquet" if snakemake.params.settings["timing"] else "core.parquet"
-    write_table(
-        snakemake.params.settings,
-        [Path(manifest).parent / name for manifest in snakemake.input],
-        snakemake.params.context,
-        Path(snakemake.output[0]).with_suffix(""),
-    )
+        [measure] = given.folders
+        folders = given.folders[measure].values()
+        rows = [Path(folder) / f"{measure}.parquet" for folder in folders]
+        write_table(given.settings, rows, given.context, stem)
+    else:
+        from saeflow.figures.tables_folders import write_table_from_folders
+
+        write_table_from_folders(given.settings, given.folders, given.context, stem)

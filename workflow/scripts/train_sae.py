@@ -6,24 +6,34 @@ with job(snakemake.log[0], max(1, snakemake.threads // processes)):
 
     from saeflow.sae.launch import train
 
-    # One SAE by its wildcards, or a list of them.
-    several = isinstance(snakemake.params.settings, list)
-    settings = snakemake.params.settings if several else [snakemake.params.settings]
-    bases = snakemake.params.base if several else [snakemake.params.base]
-    minutes = snakemake.resources.checkpoint_seconds / 60
-    train(
-        {
-            "wanted": [
-                {
-                    "settings": {**s, "training": {**s["training"], "checkpoint_minutes": minutes}},
-                    "out": str(Path(manifest).parent),
-                    "base": base,
-                }
-                for s, base, manifest in zip(settings, bases, snakemake.output, strict=True)
-            ],
-            "activations": str(Path(snakemake.input.activations).parent),
-            "site": snakemake.params.site if several else snakemake.wildcards.site,
-            "device": "cuda" if snakemake.resources.gpu else "cpu",
-        },
-        processes,
+    given = snakemake.params
+    # One SAE by its wildcards, or lists of what there is of each of several.
+    several = isinstance(given.settings, list)
+    columns = (given.site, given.settings, given.base, given.init)
+    saes = (
+        zip(*columns, snakemake.output, strict=True)
+        if several
+        else [(*columns, snakemake.output[0])]
     )
+    minutes = snakemake.resources.checkpoint_seconds / 60
+    wanted = {}
+    for site, settings, base, init, manifest in saes:
+        training = {**settings["training"], "checkpoint_minutes": minutes}
+        wanted.setdefault(site, []).append(
+            {
+                "settings": {**settings, "training": training},
+                "out": str(Path(manifest).parent),
+                "base": base,
+                "init": init,
+            }
+        )
+    for site, of_site in wanted.items():
+        train(
+            {
+                "wanted": of_site,
+                "activations": str(Path(snakemake.input.activations).parent),
+                "site": site,
+                "device": "cuda" if snakemake.resources.gpu else "cpu",
+            },
+            processes,
+        )

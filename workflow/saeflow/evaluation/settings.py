@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from saeflow.evaluation.concept_recall_settings import ConceptRecallSettings
 from saeflow.settings import Settings
 
 CORE_METRICS = (
@@ -204,3 +205,5 @@ class EvaluationSettings(Settings):
     """Activation counts against the baseline's."""
     map: MapSettings = MapSettings()
     """Activations and decoder vectors in the plane."""
+    concepts: ConceptRecallSettings = ConceptRecallSettings()
+    """Which planted concepts some latent detects."""

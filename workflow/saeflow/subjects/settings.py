@@ -112,6 +112,8 @@ class CommonSettings(WindowSettings):
     """Names or globs of the modules whose outputs are interpreted (`gpt_neox.layers.*`)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the loaded weights."""
+    cached_tokens: PositiveInt | None = None
+    """Rows cached of each split in place of `activations.tokens`, as many sites need much disk."""
 
 
 class PretrainedHere(CommonSettings):

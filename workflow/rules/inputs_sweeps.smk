@@ -1,0 +1,264 @@
+# Inputs and parameters of the rules that compare series, looked up by their wildcards.
+
+
+def sweep_of(wildcards):
+    return CFG.paper(wildcards.paper).sweeps[wildcards.sweep]
+
+
+def tested_of(wildcards):
+    return sweep_of(wildcards).tested[wildcards.tested]
+
+
+def tested_tokens(wildcards):
+    return manifest(P.tokens(sweep_of(wildcards).subject, tested_of(wildcards).corpus))
+
+
+def sweep_subject(wildcards):
+    return manifest(P.subject(sweep_of(wildcards).subject))
+
+
+def series_activations(wildcards):
+    """The cache that a series was trained on, whose rule of exclusion holds for its evaluation."""
+    sweep = sweep_of(wildcards)
+    corpus = sweep.series[wildcards.series].corpus
+    return manifest(P.activations(sweep.subject, corpus, "train"))
+
+
+def series_saes(wildcards, l0s=None):
+    """The SAEs of a series, one a seed and L0: what they are and where they are."""
+    return [
+        SimpleNamespace(**plain(point), seed=seed, folder=P.sae(point.path, seed))
+        for point in sweep_of(wildcards).points(wildcards.series)
+        for seed in CFG.seeds
+        if l0s is None or point.l0 in l0s
+    ]
+
+
+def series_inputs(wildcards):
+    return [manifest(sae.folder) for sae in series_saes(wildcards)]
+
+
+def series_base_inputs(wildcards):
+    """The files of the frozen SAEs of residual ones; none for others."""
+    files = [path for sae in series_saes(wildcards) for path in base_inputs(sae)]
+    return list(dict.fromkeys(files))
+
+
+def series_params(wildcards):
+    return [
+        {"l0": sae.l0, "seed": sae.seed, "folder": sae.folder, "base": base_path(sae)}
+        for sae in series_saes(wildcards)
+    ]
+
+
+def reference_saes(wildcards):
+    """The SAEs of a series at the reference L0."""
+    return series_saes(wildcards, [sweep_of(wildcards).reference_l0])
+
+
+def reference_inputs(wildcards):
+    return [manifest(sae.folder) for sae in reference_saes(wildcards)]
+
+
+def reference_params(wildcards):
+    return {sae.seed: sae.folder for sae in reference_saes(wildcards)}
+
+
+def series_point(wildcards):
+    """What the rows of a series say of their origin; the L0 is the reference's where it is one."""
+    sweep = sweep_of(wildcards)
+    return {
+        "paper": wildcards.paper,
+        "subject": sweep.subject,
+        "site": sweep.site,
+        "corpus": tested_of(wildcards).corpus,
+        "selection": sweep.series[wildcards.series].corpus,
+        "variant": wildcards.series,
+        "d_sae": sweep.d_sae,
+        "l0_target": sweep.reference_l0,
+    }
+
+
+def tested_split(wildcards):
+    return tested_of(wildcards).split
+
+
+def sweep_exclusion(wildcards):
+    """The cache whose rule says which rows count: the baseline's, the same for all series."""
+    sweep = sweep_of(wildcards)
+    corpus = sweep.series[sweep.baseline].corpus
+    return manifest(P.activations(sweep.subject, corpus, "train"))
+
+
+def measure_folders(wildcards, measure):
+    """Folders of a measure of every series of a sweep, on one text or on all."""
+    sweep = sweep_of(wildcards)
+    texts = [wildcards.tested] if hasattr(wildcards, "tested") else sweep.tested
+    where = (wildcards.paper, wildcards.sweep, measure)
+    return {
+        (series, tested): P.measure(*where, series, tested)
+        for series, tested in product(sweep.series, texts)
+    }
+
+
+def pareto_inputs(wildcards):
+    return [manifest(f) for f in measure_folders(wildcards, "core").values()]
+
+
+def counts_inputs(wildcards):
+    return [manifest(f) for f in measure_folders(wildcards, "tokens").values()]
+
+
+def counts_folders(wildcards):
+    folders = measure_folders(wildcards, "tokens")
+    return {series: folder for (series, _), folder in folders.items()}
+
+
+def map_saes(wildcards):
+    """The first seed's SAE of every series of a sweep, at the reference L0."""
+    sweep = sweep_of(wildcards)
+    return {
+        series: P.sae(point.path, CFG.seeds[0])
+        for series in sweep.series
+        for point in sweep.points(series)
+        if point.l0 == sweep.reference_l0
+    }
+
+
+def map_inputs(wildcards):
+    return [manifest(folder) for folder in map_saes(wildcards).values()]
+
+
+def sweep_baseline(wildcards):
+    return sweep_of(wildcards).baseline
+
+
+# Selections
+
+SELECTIONS = [name for name, c in CFG.corpora.items() if c.source == "selection"]
+
+
+def selection_of(wildcards):
+    return CFG.corpora[wildcards.corpus]
+
+
+def index_settings(wildcards):
+    if wildcards.name == BM25_INDEX:
+        return plain(CFG.retrieval.bm25)
+    return plain(CFG.retrieval.dense[wildcards.name])
+
+
+def index_code(wildcards):
+    if wildcards.name == BM25_INDEX:
+        return fingerprint("saeflow.retrieval.bm25")
+    kind = CFG.retrieval.dense[wildcards.name].encoder.kind
+    return fingerprint("saeflow.retrieval.dense", f"saeflow.retrieval.{kind}")
+
+
+def selection_settings(wildcards):
+    return plain(selection_of(wildcards))
+
+
+def selection_index(wildcards):
+    """The index that is searched, if the method retrieves."""
+    selection = selection_of(wildcards)
+    return (
+        [manifest(P.index(selection.corpus, selection.index))]
+        if selection.retrieves
+        else []
+    )
+
+
+def selection_corpora(wildcards):
+    selection = selection_of(wildcards)
+    return [
+        manifest(P.corpus(corpus)) for corpus in (selection.corpus, selection.domain)
+    ]
+
+
+def selection_tokens(wildcards):
+    selection = selection_of(wildcards)
+    return [manifest(P.tokens(selection.subject, selection.drawn_from))]
+
+
+def tracin_sae(wildcards):
+    """Folder of the SAE whose gradients rerank, or None."""
+    selection = selection_of(wildcards)
+    if selection.tracin is None:
+        return None
+    where = {"subject": selection.subject, "site": selection.tracin.site}
+    sae = plain(selection.tracin.sae)
+    return P.sae(POINT.format(**where, **sae), sae["seed"])
+
+
+def tracin_inputs(wildcards):
+    """The SAE, its subject, the cache whose rule of exclusion holds, and the seeds' tokens."""
+    selection, sae = selection_of(wildcards), tracin_sae(wildcards)
+    if sae is None:
+        return []
+    cache = P.activations(selection.subject, selection.tracin.sae.corpus, "train")
+    seeds = P.tokens(selection.subject, selection.domain)
+    return [
+        manifest(folder) for folder in (sae, P.subject(selection.subject), cache, seeds)
+    ]
+
+
+def tested_corpus(wildcards):
+    return manifest(P.corpus(tested_of(wildcards).corpus))
+
+
+def judge_code():
+    """The code of the explanations, with that of the judge that is configured."""
+    kind = CFG.autointerp.judge.kind
+    return fingerprint("saeflow.autointerp.score", f"saeflow.autointerp.{kind}")
+
+
+def site_groups():
+    """The SAEs of all sites of a debiasing experiment, in lists of one corpus, variant and seed."""
+    for paper in CFG.papers:
+        if (debias := CFG.paper(paper).debias) is None:
+            continue
+        for points, seed in product(debias.points().values(), CFG.seeds):
+            yield [
+                SimpleNamespace(**plain(point), path=point.path, seed=str(seed))
+                for point in points
+            ]
+
+
+# Debiasing
+
+
+def debias_of(wildcards):
+    return CFG.paper(wildcards.paper).debias
+
+
+def debias_subject(wildcards):
+    return manifest(P.subject(debias_of(wildcards).subject))
+
+
+def debias_corpus(wildcards):
+    return manifest(P.corpus(debias_of(wildcards).corpus))
+
+
+def debias_settings(wildcards):
+    return plain(debias_of(wildcards).protocol)
+
+
+def debias_saes(wildcards):
+    """Folders of the SAEs of one seed, by kind and site."""
+    return {
+        kind: {point.site: P.sae(point.path, wildcards.seed) for point in points}
+        for kind, points in debias_of(wildcards).points().items()
+    }
+
+
+def debias_inputs(wildcards):
+    kinds = debias_saes(wildcards).values()
+    return [manifest(folder) for sites in kinds for folder in sites.values()]
+
+
+def debias_activations(wildcards):
+    """The caches that the SAEs were trained on."""
+    debias = debias_of(wildcards)
+    corpora = dict.fromkeys(saes.corpus for saes in debias.saes.values())
+    return [manifest(P.activations(debias.subject, c, "train")) for c in corpora]

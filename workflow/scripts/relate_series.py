@@ -1,0 +1,14 @@
+from saeflow.job import job
+
+with job(snakemake.log[0], snakemake.threads):
+    from pathlib import Path
+
+    from saeflow.evaluation.pareto import write_pareto
+    from saeflow.evaluation.settings import ParetoSettings
+
+    write_pareto(
+        [Path(manifest).parent / "core.parquet" for manifest in snakemake.input],
+        snakemake.params.baseline,
+        ParetoSettings.model_validate(snakemake.params.settings),
+        Path(snakemake.output[0]).parent,
+    )
