@@ -167,11 +167,11 @@ def test_a_killed_run_goes_on(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> 
     write = dense_module._write_shard
     written: list[str] = []
 
-    def stops_at_the_third(encoder: Any, part: Any, path: Path) -> None:
+    def stops_at_the_third(encoder: Any, part: Any, path: Path, progress: Any) -> None:
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(path.name)
-        write(encoder, part, path)
+        write(encoder, part, path, progress)
 
     monkeypatch.setattr(dense_module, "_write_shard", stops_at_the_third)
     with pytest.raises(KeyboardInterrupt):

@@ -47,6 +47,8 @@ from saeflow.retrieval.settings import Dense, Flat
 
 PARTIAL = "partial.json"
 NEIGHBOURS = "neighbours.faiss"
+BLOCK_TEXTS = 2048
+"""Texts embedded between two lines of progress, and sorted by length for that."""
 
 
 def index_dense(
@@ -103,15 +105,20 @@ def _write_shards(
     with Progress(total, "documents", "embedding") as progress:
         for number, part in enumerate(read_shards(corpus, "train", settings.shard_documents)):
             files.append(f"embeddings-{number:05d}.safetensors")
-            if not (out / files[-1]).is_file():
-                _write_shard(encoder, part, out / files[-1])
-            progress.update(len(part.texts))
+            if (out / files[-1]).is_file():
+                progress.update(len(part.texts))
+            else:
+                _write_shard(encoder, part, out / files[-1], progress)
     return files
 
 
-def _write_shard(encoder: Encoder, part: Part, path: Path) -> None:
-    with np.errstate(over="ignore"):
-        vectors_nd = encoder.encode(part.texts).astype(np.float16)
+def _write_shard(encoder: Encoder, part: Part, path: Path, progress: Progress) -> None:
+    vectors_nd = np.empty((len(part.texts), encoder.width), np.float16)
+    for start in range(0, len(part.texts), BLOCK_TEXTS):
+        block = part.texts[start : start + BLOCK_TEXTS]
+        with np.errstate(over="ignore"):
+            vectors_nd[start : start + len(block)] = encoder.encode(block)
+        progress.update(len(block))
     if not np.isfinite(vectors_nd).all():
         raise RetrievalError(f"{path}: an embedding is not finite in float16; use another encoder")
     with atomic_path(path) as temporary:

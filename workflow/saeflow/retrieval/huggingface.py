@@ -33,8 +33,8 @@ class HuggingFaceEncoder:
         except (OSError, ValueError) as error:
             raise RetrievalError(
                 f"encoder {settings.model or settings.folder} cannot be loaded ({error}); it needs "
-                "a fast or slow tokenizer and weights as safetensors: where there are other weights "
-                "alone, write it once with save_pretrained and give that folder"
+                "a tokenizer and weights as safetensors: where there are only other weights, write "
+                "it once with save_pretrained and give that folder"
             ) from error
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
