@@ -64,19 +64,19 @@ def collect(
     subject: Path,
     tokens: Path,
     split: str,
-    activations: Path,
+    exclusion: Path,
     site: str,
     contrast: int = 0,
     device: str = "cpu",
 ) -> Collected:
     """Return examples of sampled latents of SAEs (folders by seed) from one pass of the subject.
 
-    `activations` is a cache of the subject, of which only the exclusion rule is read; `contrast` is
-    how many silent contexts a judge compares with. Raises ArtifactError for damaged inputs and
-    for text of fewer than two documents, and ValueError where an SAE does not fit the site.
+    `exclusion` is the activation cache whose rule says which tokens count; `contrast` is how many
+    silent contexts a judge compares with. Raises ArtifactError for damaged inputs and for text of
+    fewer than two documents, and ValueError where an SAE does not fit the site.
     """
     model = load_subject(subject, device)
-    rule = read_exclusion(activations, model.special_ids)
+    rule = read_exclusion(exclusion, model.special_ids)
     loaded = {seed: load_sae(folder).to(device) for seed, folder in sorted(saes.items())}
     text = read_text(tokens, split, settings.tokens, settings.example_tokens, model.special_ids)
     explaining_c = _explaining(text.document_c, settings.seed, tokens)
@@ -154,11 +154,12 @@ class _Sampler:
         draw = np.random.default_rng([settings.seed, self.seed, latent])
         explaining, scoring = self._activating(latent)
         strongest = [
-            group[:n] for group, n in _quantiles(explaining, settings.train_examples, settings)
+            group[:n]
+            for group, n in spread(explaining, settings.train_examples, settings.quantiles)
         ]
         drawn = [
             draw.choice(group, n, replace=False)
-            for group, n in _quantiles(scoring, settings.test_examples, settings)
+            for group, n in spread(scoring, settings.test_examples, settings.quantiles)
         ]
         positive = np.concatenate(drawn)
         negative = self._silent(scoring, ~self.explaining_c, settings.random_negatives, draw)
@@ -209,13 +210,12 @@ def peaks(firing: Firing) -> Peaks:
     return Peaks(firing.latent_n[first_k], firing.context_n[first_k], greatest_k)
 
 
-def _quantiles(contexts: np.ndarray, n: int, settings: Autointerp) -> list[tuple[np.ndarray, int]]:
+def spread(contexts: np.ndarray, n: int, quantiles: int) -> list[tuple[np.ndarray, int]]:
     """Split `contexts`, strongest first, into quantiles; with how many of `n` come from each.
 
     Where there are no more than `n`, each gives all that it has; what does not divide evenly comes
     from the strongest.
     """
-    n = min(n, len(contexts))
-    groups = np.array_split(contexts, settings.quantiles)
-    share, rest = divmod(n, settings.quantiles)
+    groups = np.array_split(contexts, quantiles)
+    share, rest = divmod(min(n, len(contexts)), quantiles)
     return [(group, share + (i < rest)) for i, group in enumerate(groups)]

@@ -11,14 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from saeflow.artifacts import (
-    ArtifactError,
-    Clock,
-    begin,
-    read_manifest,
-    rebuild_command,
-    write_manifest,
-)
+from saeflow.artifacts import Clock, begin, write_manifest
 from saeflow.autointerp.contexts import collect
 from saeflow.autointerp.endpoint import EndpointModel
 from saeflow.autointerp.judges import Judge
@@ -28,6 +21,7 @@ from saeflow.autointerp.local import LocalModel
 from saeflow.autointerp.settings import Autointerp, Endpoint, Local
 from saeflow.autointerp.tables import summary, write_scores
 from saeflow.autointerp.verdicts import verdicts
+from saeflow.evaluation.origin import Member, check_members
 from saeflow.evaluation.rows import Point, write_rows
 from saeflow.fingerprint import fingerprint
 from saeflow.progress import say
@@ -45,22 +39,23 @@ def explain_latents(
     activations: Path,
     point: Point,
     out: Path,
+    exclusion: Path | None = None,
     device: str = "cpu",
 ) -> None:
     """Explain and score sampled latents of the SAEs of one point (checkpoint folders by seed).
 
-    `activations` is any cache of the point's subject and site; only its exclusion rule is read.
-    Writes into the folder `out`: `scores.parquet` (one row a latent), `explained.parquet` (tidy
-    rows), `answers.parquet` where a language model judges, and the manifest. A latent that a judge
-    fails on is a row with the reason as `status` and without scores. Raises ArtifactError for
-    damaged inputs and an SAE of another point, JudgeRefused for a judge that will answer nothing,
-    and ValueError where no latent is active often enough.
+    `tokens` is of the point's `corpus`; `activations` is the cache that the SAEs were trained on,
+    of its `selection`; `exclusion` is the cache whose rule says which tokens count, null takes
+    `activations`. Writes into the folder `out`: `scores.parquet` (one row a latent),
+    `explained.parquet` (tidy rows), `answers.parquet` where a language model judges, and the
+    manifest. A latent that a judge fails on is a row with the reason as `status` and without
+    scores. Raises ArtifactError for damaged inputs and an SAE of another point, JudgeRefused for a
+    judge that will answer nothing, and ValueError where no latent is active often enough.
     """
     clock, out = Clock(), begin(out)
-    if not saes:
-        raise ValueError(f"no SAEs given for {point}")
-    for seed, folder in saes.items():
-        _check_point(folder, seed, point)
+    members = [Member(point.l0_target, seed, folder) for seed, folder in saes.items()]
+    check_members(members, point, activations)
+    rule = exclusion or activations
     judge = make_judge(settings, out, device)
     found = collect(
         settings,
@@ -68,7 +63,7 @@ def explain_latents(
         subject=subject,
         tokens=tokens,
         split=split,
-        activations=activations,
+        exclusion=rule,
         site=point.site,
         contrast=judge.contrast,
         device=device,
@@ -92,6 +87,7 @@ def explain_latents(
             "subject": subject,
             "tokens": tokens,
             "activations": activations,
+            "exclusion": rule,
             **{f"seed{seed}": folder for seed, folder in saes.items()},
         },
         stats={
@@ -116,16 +112,3 @@ def make_judge(settings: Autointerp, folder: Path, device: str) -> Judge:
             return LanguageJudge(LocalModel(local, device), folder, settings.examples_per_prompt)
         case lexical:
             return LexicalJudge(lexical)
-
-
-def _check_point(folder: Path, seed: int, point: Point) -> None:
-    """Raise ArtifactError unless `folder` holds an SAE of that site, size, L0 and seed."""
-    manifest = read_manifest(folder, kind="sae", deep=True)
-    found = {**manifest["settings"], "site": manifest["stats"].get("site")}
-    wanted = {"d_sae": point.d_sae, "l0": point.l0_target, "seed": seed, "site": point.site}
-    wrong = [f"{key} {found.get(key)} for {v}" for key, v in wanted.items() if found.get(key) != v]
-    if wrong:
-        raise ArtifactError(
-            f"{folder} does not hold the SAE of this point: it has {', '.join(wrong)}; "
-            f"train it anew with: {rebuild_command(folder)}"
-        )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from saeflow.autointerp.contexts import Latent
-from saeflow.autointerp.judges import Judge, JudgeError, Status
+from saeflow.autointerp.judges import Judge, JudgeError, JudgeRefused, Status
 from saeflow.progress import Progress, say
 
 
@@ -39,15 +39,25 @@ def verdicts(judge: Judge, latents: list[Latent]) -> Iterator[Verdict]:
 
     Raises JudgeRefused once the judge will answer nothing; what has not begun is then not asked.
     """
-    pool = ThreadPoolExecutor(judge.concurrency)
-    with Progress(total=len(latents), unit="latents", what="explaining") as progress:
+    refusals: list[JudgeRefused] = []
+
+    def judged(latent: Latent) -> Verdict:
+        if refusals:
+            raise refusals[0]
         try:
-            futures = [pool.submit(verdict, judge, latent) for latent in latents]
-            for future in as_completed(futures):
-                future.result()
-                progress.update(1)
-        finally:
-            pool.shutdown(cancel_futures=True)
+            return verdict(judge, latent)
+        except JudgeRefused as refused:
+            refusals.append(refused)
+            raise
+
+    with (
+        Progress(total=len(latents), unit="latents", what="explaining") as progress,
+        ThreadPoolExecutor(judge.concurrency) as pool,
+    ):
+        futures = [pool.submit(judged, latent) for latent in latents]
+        for future in as_completed(futures):
+            future.result()
+            progress.update(1)
     yield from (future.result() for future in futures)
 
 
