@@ -1,0 +1,1 @@
+"""Debiasing a classifier by ablating latents: SHIFT on Bias in Bios."""
