@@ -176,9 +176,7 @@ def plant_scores(root: Path, series: Iterable[str] = SERIES) -> Folders:
         tables = []
         for seed in SEEDS:
             g = random_of(name, seed, "scores")
-            examples = json.dumps(
-                ["the <<momentum>> of a\nbody", "its <<spin>> | state", "a <<field>>"]
-            )
+            examples = ["the <<momentum>> of a\nbody", "its <<spin>> | state", "a <<field>>"]
             table = pd.DataFrame(
                 {
                     "seed": seed,

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import figures_planted as planted
 import pytest
+import sweeps_planted
 from docutils.core import publish_parts
 from jinja2 import Environment, StrictUndefined
 
@@ -19,9 +21,20 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", ["workflow", "figure", "table", "claims"])
-def test_captions_render_as_snakemake_renders_them(name: str) -> None:
+@pytest.mark.parametrize(
+    ("context", "tokens"),
+    [
+        (planted.context(), "2,000,000 training tokens"),
+        (sweeps_planted.context(), "60,000 to 600,000 training tokens"),
+        (sweeps_planted.debias_context(), "desk scale"),
+    ],
+    ids=["grid", "sweep", "debias"],
+)
+def test_captions_render_as_snakemake_renders_them(
+    name: str, context: dict[str, Any], tokens: str
+) -> None:
     snakemake = SimpleNamespace(
-        params=SimpleNamespace(settings=SETTINGS, context=planted.context()),
+        params=SimpleNamespace(settings=SETTINGS, context=context),
         wildcards=SimpleNamespace(paper="ortsae", name="fig1"),
         config={"scale": "desk"},
     )
@@ -32,4 +45,4 @@ def test_captions_render_as_snakemake_renders_them(name: str) -> None:
     if name in ("figure", "table"):
         assert "A title with d_sae_ and *stars*" in html
         assert "a|b|." in html
-        assert "2,000,000 training tokens" in html
+        assert tokens in html

@@ -70,9 +70,7 @@ def _ends(panel: DensityPanel, finite: Mapping[str, list[np.ndarray]]) -> tuple[
     low = float(everything.min()) if panel.low is None else panel.low
     high = float(everything.max()) if panel.high is None else panel.high
     if low >= high:
-        raise FigureError(
-            f"{panel.column!r} has no spread to draw: it lies between {low:g}, {high:g}"
-        )
+        raise FigureError(f"{panel.column!r} has no spread to draw, only {low:g} to {high:g}")
     return low, high
 
 

@@ -98,9 +98,7 @@ def judge_of(inputs: Inputs, settings: SweepShown) -> str:
     paths = files_of(inputs, "scores", settings.series).values()
     judges = {judge for path in paths for judge in _columns(path, ["judge"])["judge"]}
     if len(judges) != 1:
-        raise FigureError(
-            f"{settings.source}: scores of one judge are needed, got {sorted(judges)}"
-        )
+        raise FigureError(f"{settings.source}: needs scores of one judge, got {sorted(judges)}")
     return str(judges.pop())
 
 
