@@ -48,7 +48,7 @@ BASE: dict[str, Any] = {
     "sites": SITES,
     "probe_site": PROBE_SITE,
     "probe": {"epochs": 5, "batch_size": 8, "learning_rate": 0.05},
-    "attribution": {"examples": 12, "steps": 2, "threshold": 0.05},
+    "attribution": {"examples": 40, "batch_size": 8, "steps": 2, "threshold": 0.05},
     "circuit": {"examples": 4},
     "skyline": {"steps": 1},
     "slice": {"share": 0.5},

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saeflow.debias.biographies import Examples
+from saeflow.debias.passes import text_mask
 from saeflow.debias.patched import batches_by_length, padded
 from saeflow.sae.model import SAE
 from saeflow.subjects.load import Subject
@@ -77,11 +78,8 @@ def text_states(
     subject: Subject, modules: Sequence[str], examples: Examples, batch_tokens: int
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Yield tokens (n,) and the modules' clean activations (n, d) at them, some texts at a time."""
-    skip = int(subject.prepend_bos)
     for rows in batches_by_length(examples.tokens, batch_tokens):
         tokens_bt, lengths_b = padded([examples.tokens[row] for row in rows])
-        position_t = torch.arange(tokens_bt.shape[1])
-        text_bt = (position_t >= skip) & (position_t < lengths_b[:, None])
+        text_bt = text_mask(subject, tokens_bt, lengths_b)
         found = run_to_sites(subject, tokens_bt, modules)
-        mask_bt = text_bt.to(subject.device)
-        yield tokens_bt[text_bt], {m: found[m][mask_bt].float() for m in modules}
+        yield tokens_bt[text_bt.cpu()], {m: found[m][text_bt].float() for m in modules}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from saeflow.debias.biographies import Examples
+from saeflow.debias.passes import text_mask
 from saeflow.debias.slicing import columns
 from saeflow.progress import Progress
 from saeflow.sae.activation_functions import TopK
@@ -82,11 +83,8 @@ def states_at(subject: Subject, tokens_bt: Tensor, site: str) -> Tensor:
     raise SiteError(f"{subject.name}: the forward pass never runs {site}")
 
 
-def pool(states_btd: Tensor, lengths_b: Tensor, skip: int) -> Tensor:
-    """Return the mean (b, d) over the text: neither padding nor the first `skip` positions."""
-    position_t = torch.arange(states_btd.shape[1], device=states_btd.device)
-    lengths_b1 = lengths_b.to(states_btd.device)[:, None]
-    text_bt = (position_t >= skip) & (position_t < lengths_b1)
+def pool(states_btd: Tensor, text_bt: Tensor) -> Tensor:
+    """Return the mean (b, d) over the positions where `text_bt` says that there is text."""
     summed_bd = torch.einsum("btd,bt->bd", states_btd.float(), text_bt.float())
     return summed_bd / text_bt.sum(1, keepdim=True)
 
@@ -113,7 +111,8 @@ def pooled_states(
             stack.enter_context(spliced(subject, module, _on_text(edit, skip)))
         for rows in batches_by_length(examples.tokens, batch_tokens):
             tokens_bt, lengths_b = padded([examples.tokens[row] for row in rows])
-            pooled.append(pool(states_at(subject, tokens_bt, site), lengths_b, skip).cpu())
+            text_bt = text_mask(subject, tokens_bt, lengths_b)
+            pooled.append(pool(states_at(subject, tokens_bt, site), text_bt).cpu())
             order.extend(rows)
             progress.update(len(rows))
     return torch.cat(pooled)[torch.tensor(order).argsort()]
