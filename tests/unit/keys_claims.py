@@ -31,6 +31,7 @@ ROWS = pd.concat(
         planted(VALUES),
         planted(scaled(3.0), metric="other"),
         planted(scaled(5.0), split="validation"),
+        planted(scaled(7.0), corpus="poems"),
     ]
 )
 
@@ -53,6 +54,8 @@ def expected(key: str, value: float, **expect: float) -> Case:
 
 
 COMPARISON = {"metric": "l0", "variant": "a", "baseline": "b", "expect": {"above": 0.5}}
+PAIR = {"variant": "c", "baseline": "a"}
+THAN = {"comparisons.0.than": PAIR}
 CHAINED = {"comparisons": [], "chain": {"metric": "l0", "ascending": ["b", "a"]}}
 STAGES = {
     "claims": Stage(
@@ -60,6 +63,7 @@ STAGES = {
         {
             "id": "one",
             "grid": "main",
+            "corpus": "docs",
             "statement": "A is more than B",
             "source": "Fig. 1",
             "comparisons": [COMPARISON],
@@ -74,6 +78,7 @@ STAGES = {
             "ClaimSettings.l0_tolerance": Case(
                 "l0_tolerance", None, "verdicts", {"comparisons.0.metric": "other"}
             ),
+            "ClaimSettings.corpus": Case("corpus", "poems", "effects"),
             "ClaimSettings.comparisons": Case("comparisons", [COMPARISON] * 2, "effects"),
             "ClaimSettings.chain": Case("chain", CHAINED["chain"], "effects"),
             "Comparison.metric": compared("metric", "other"),
@@ -81,6 +86,9 @@ STAGES = {
             "Comparison.baseline": compared("baseline", "c"),
             "Comparison.baseline_metric": compared("baseline_metric", "other"),
             "Comparison.compare": compared("compare", "ratio"),
+            "Comparison.than": compared("than", PAIR),
+            "Pair.variant": Case("comparisons.0.than.variant", "b", "effects", THAN),
+            "Pair.baseline": Case("comparisons.0.than.baseline", "b", "effects", THAN),
             "Comparison.split": compared("split", "validation"),
             "Comparison.at_l0": compared("at_l0", "reference"),
             "Comparison.over_l0": compared("over_l0", "mean"),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import figures_planted as planted
+import keys_folders
 import pandas as pd
 from keys_case import Case, Result, Stage
+from keys_page import page, report_page
 from test_figures_draw import BARS, CURVE
 from test_figures_tables import RATIO, SWEEP
 
@@ -19,9 +20,8 @@ from saeflow.figures import style
 from saeflow.figures.draw import draw_figure
 from saeflow.figures.settings import BarsAndDensity, Curve, Ratio, Sweep, parse_figure, parse_table
 from saeflow.figures.tables import write_table
-from saeflow.report.build import _environment, build_report
 
-ENVIRONMENT = cache(_environment)
+__all__ = ["STAGES", "report_page"]
 L0S = (16, 32)
 CONTEXT = planted.context(l0s=L0S, seeds=(0, 1))
 
@@ -62,7 +62,7 @@ def draw(settings: Curve | BarsAndDensity, world: Path, out: Path) -> Result:
     return {
         "data": stem.with_suffix(".csv").read_text(),
         "picture": picture,
-        "page": page(settings, "figures", stem),
+        "page": page(settings, "figures", stem, CONTEXT),
     }
 
 
@@ -73,31 +73,8 @@ def tabulate(settings: Sweep | Ratio, world: Path, out: Path) -> Result:
     return {
         "data": stem.with_suffix(".csv").read_text(),
         "picture": stem.with_suffix(".md").read_text(),
-        "page": page(settings, "tables", stem),
+        "page": page(settings, "tables", stem, CONTEXT),
     }
-
-
-def page(settings: Any, kind: str, stem: Path) -> str:
-    """Return a report that shows this alone."""
-    shown = {"name": "x", "settings": settings, "context": CONTEXT, "stem": stem}
-    paper = {"name": "p", "title": "", "reference": "", "figures": [], "tables": [], "claims": None}
-    report = {
-        "scale": "desk",
-        "seeds": CONTEXT["seeds"],
-        "papers": [{**paper, kind: [shown]}],
-        "subjects": {},
-        "corpora": {},
-        "artefacts": [],
-        "benchmarks": stem.parent / "none",
-    }
-    return report_page(report, stem.parent / "report.html")
-
-
-def report_page(report: dict[str, Any], path: Path) -> str:
-    """Return the page of a report, from a template that is compiled once for all."""
-    with patch("saeflow.report.build._environment", ENVIRONMENT):
-        build_report(report, path)
-    return path.read_text()
 
 
 def common(kind: str, variants: list[str]) -> dict[str, Case]:
@@ -121,7 +98,7 @@ def stage(
     return Stage(parse, settings, run, cases, prepare)
 
 
-STAGES = {
+STAGES = keys_folders.STAGES | {
     "curve": stage(
         parse_figure,
         draw,

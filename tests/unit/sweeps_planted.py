@@ -87,7 +87,7 @@ def core_rows(series: str, corpus: str = TEXT) -> list[Row]:
 
 
 def plant_core(root: Path) -> Folders:
-    """Plant `core` (a folder a series) and `pareto` (one, where BM25 lacks a seed at L0 72)."""
+    """Plant `core` (a folder a series) and `pareto` (one, where a seed of BM25 lacks a point)."""
     folders = {name: root / "core" / name for name in SERIES}
     for name, folder in folders.items():
         rows = [one for one in core_rows(name) if one.metric != "perplexity_ratio"]
@@ -97,7 +97,7 @@ def plant_core(root: Path) -> Folders:
         for name in SERIES
         for corpus in (TEXT, "exercises")
         for one in core_rows(name, corpus)
-        if (one.variant, one.l0_target, one.seed, one.metric) != ("bm25", 72, 1, "perplexity_ratio")
+        if one[6:10] != ("bm25", D_SAE, 72, 1) or one.metric in ("l0", "perplexity_clean")
     ]
     write_rows(root / "pareto" / "pareto.parquet", related)
     return {"core": folders, "pareto": {"": root / "pareto"}}

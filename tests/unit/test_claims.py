@@ -11,18 +11,22 @@ import pytest
 from pydantic import ValidationError
 from scipy import stats
 
+from saeflow.artifacts import ArtifactError
 from saeflow.claims import ClaimError, ClaimSettings, Judgement, judge
+from saeflow.claims_rows import claim_rows
 from saeflow.claims_table import number, to_markdown, write_claims
-from saeflow.evaluation.rows import Point, make_row
+from saeflow.evaluation.rows import Point, Row, make_row, write_rows
 
 Values = dict[tuple[str, int], list[float]]
 """Values over seeds 0, 1, … by variant and L0."""
 
 
-def planted(values: Values, metric: str = "l0", split: str = "test") -> pd.DataFrame:
+def planted(
+    values: Values, metric: str = "l0", split: str = "test", corpus: str = "docs"
+) -> pd.DataFrame:
     rows = []
     for (variant, l0), by_seed in values.items():
-        point = Point("ortsae", "desk", "layers.3", "docs", "all", variant, 64, l0)
+        point = Point("ortsae", "desk", "layers.3", corpus, "all", variant, 64, l0)
         for seed, value in enumerate(by_seed):
             rows.append(make_row(point, split=split, seed=seed, metric=metric, value=value, n=10))
     return pd.DataFrame(rows)
@@ -39,6 +43,7 @@ def judged(settings: ClaimSettings, values: Values, reference_l0: int = 8) -> Ju
     return judge([settings], planted(values), reference_l0=reference_l0)[0]
 
 
+OTHER_PAIR = {"variant": "c", "baseline": "d"}
 ABOVE = claim({"expect": {"above": 0}})
 
 
@@ -209,6 +214,10 @@ def test_a_ratio_of_a_negative_value_is_an_error() -> None:
         ({"expect": {"above": -1}, "compare": "ratio"}, "always above 0"),
         ({"expect": {"above": 0}, "at_l0": "some"}, "at_l0"),
         ({"expect": {"above": 0}, "unknown": 1}, "unknown"),
+        (
+            {"expect": {"above": 0}, "compare": "relative_change", "than": OTHER_PAIR},
+            "difference or ratio",
+        ),
     ],
 )
 def test_meaningless_entries_are_refused(comparison: dict[str, object], message: str) -> None:
@@ -299,6 +308,84 @@ def test_timings_have_no_l0_and_are_judged() -> None:
     assert (found.verdict, found.deciding.l0_variant) == ("reproduced", None)
 
 
+def test_a_claim_is_of_one_experiment() -> None:
+    assert claim({"expect": {"above": 0}}, grid=None, sweep="physics").sweep == "physics"
+    assert claim({"expect": {"above": 0}}, grid=None, debias=True).debias
+    for wrong in ({"sweep": "physics"}, {"grid": None}, {"debias": True}):
+        with pytest.raises(ValidationError, match="one of grid, sweep and debias"):
+            claim({"expect": {"above": 0}}, **wrong)
+
+
+def test_a_claim_is_judged_on_its_own_text() -> None:
+    here = planted({("a", 8): [2.0, 2.1], ("b", 8): [1.0, 1.1]})
+    there = planted({("a", 8): [1.0, 1.0], ("b", 8): [2.0, 2.1]}, corpus="poems")
+    rows = pd.concat([here, there])
+    for corpus, verdict in (("docs", "reproduced"), ("poems", "not reproduced")):
+        found = judge([claim({"expect": {"above": 0}}, corpus=corpus)], rows, reference_l0=8)[0]
+        assert (found.verdict, found.deciding.split) == (verdict, f"{corpus} test")
+    with pytest.raises(ClaimError, match=r"several values of corpus \(docs, poems\)"):
+        judge([ABOVE], rows, reference_l0=8)
+    with pytest.raises(ClaimError, match=r"no rows on corpus songs \(there are docs, poems\)"):
+        judge([claim({"expect": {"above": 0}}, corpus="songs")], rows, reference_l0=8)
+
+
+def test_one_loss_is_judged_against_another() -> None:
+    """a loses 3 of 5 and c 1 of 4: as differences 3 - 1, as ratios (5/2) / (4/3)."""
+    values = {("a", 0): [5.0, 5.1], ("b", 0): [2.0, 2.1], ("c", 0): [4.0, 4.0], ("d", 0): [3, 3.0]}
+    other = {"than": {"variant": "c", "baseline": "d"}}
+    found = judged(claim({"expect": {"above": 0}, **other}), values)
+    assert found.verdict == "reproduced" and found.deciding.effect == pytest.approx(2)
+    assert found.deciding.comparison == "l0: (a - b) - (c - d)"
+    ratio = judged(claim({"expect": {"above": 1}, "compare": "ratio", **other}), values).deciding
+    assert ratio.effect == pytest.approx(math.sqrt(2.5 * 5.1 / 2.1) / (4 / 3))
+    assert found.claim.variants == ["a", "b", "c", "d"]
+    assert "l0: (a - b) - (c - d): 2.00 [" in to_markdown([found], "SSAE")  # no L0 to print
+    with pytest.raises(ClaimError, match="the two pairs have other seeds or L0"):
+        judged(claim({"expect": {"above": 0}, **other}), values | {("c", 0): [4.0], ("d", 0): [3]})
+
+
+def test_all_other_levels_than_the_reference() -> None:
+    values = {(v, l0): [x, x] for v, x in (("a", 2.0), ("b", 1.0)) for l0 in (4, 8, 16)}
+    found = judged(claim({"expect": {"above": 0}, "at_l0": "others"}), values)
+    assert [o.l0 for o in found.outcomes] == ["4", "16"]
+
+
+def related(a: Values, **keys: object) -> Judgement:
+    """Judge a ratio of perplexities at matched L0, whose rows may be absent."""
+    part = {"metric": "perplexity_ratio", "compare": "ratio", "expect": {"below": 1}}
+    settings = claim(part | keys, l0_tolerance=None)
+    base = planted({("b", 8): [1.0, 1.1], ("b", 16): [1.0, 1.0]}, "perplexity_ratio")
+    sparsity = planted({("a", 8): [8.0, 8.0], ("b", 8): [99.0, 99.0]})
+    rows = pd.concat([planted(a, "perplexity_ratio"), base, sparsity])
+    return judge([settings], rows, reference_l0=8)[0]
+
+
+def test_what_is_not_related_to_a_baseline_has_no_verdict(tmp_path: Path) -> None:
+    found = related({("a", 8): [0.8, 0.9]})
+    assert found.verdict == "inconclusive"
+    assert found.reason == (
+        "1 of 2 comparisons hold; perplexity_ratio is undefined: measured L0 beyond the baseline's"
+    )
+    assert [o.seeds for o in found.outcomes] == [2, 0]
+    assert related({("a", 8): [0.8, 0.9]}, at_l0="reference").verdict == "reproduced"
+    assert related({("a", 8): [0.8, 0.9]}, over_l0="mean").verdict == "inconclusive"
+    assert related({("a", 99): [0.8]}, at_l0=[8]).deciding.seeds == 0
+    paths = write_claims([found], tmp_path / "x", title="SSAE")
+    assert "not measured" in paths[-1].read_text()
+    assert pq.read_table(paths[1]).num_rows == 2
+
+
+def test_rows_that_two_files_hold_alike_are_read_once(tmp_path: Path) -> None:
+    rows = [Row(**one) for one in planted({("a", 8): [2.0, 2.1]}).to_dict("records")]
+    write_rows(tmp_path / "core.parquet", rows)
+    write_rows(tmp_path / "pareto.parquet", rows[:1])
+    paths = [tmp_path / "core.parquet", tmp_path / "pareto.parquet"]
+    assert len(claim_rows(paths)) == 2
+    write_rows(tmp_path / "pareto.parquet", [rows[0]._replace(value=3.0)])
+    with pytest.raises(ArtifactError, match="two values of l0 of a, seed 0, on docs"):
+        claim_rows(paths)
+
+
 def test_a_missing_interval_is_said_in_words() -> None:
     judgements = judge([ABOVE], planted({("a", 8): [2.0], ("b", 8): [1.0]}), reference_l0=8)
     assert "1.00 (no interval)" in to_markdown(judgements, "OrtSAE")
@@ -314,7 +401,7 @@ def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
 
 def test_settings_load_without_heavy_imports() -> None:
     code = (
-        "import sys, saeflow.claims, saeflow.evaluation.settings\n"
+        "import sys, saeflow.claims, saeflow.evaluation.settings, saeflow.figures.settings\n"
         "print([m for m in ('torch', 'pandas', 'scipy', 'pyarrow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
