@@ -73,8 +73,9 @@ def write_small_model(folder: Path) -> Path:
 def write_subject(folder: Path) -> None:
     config = GPTNeoXConfig(
         vocab_size=VOCAB, hidden_size=VOCAB, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=8, max_position_embeddings=64,
+        intermediate_size=8, max_position_embeddings=64, initializer_range=0.5,
     )  # fmt: skip
+    torch.manual_seed(0)
     model = GPTNeoXForCausalLM(config)
     model.gpt_neox.embed_in.weight.data.copy_(torch.eye(VOCAB))
     model.save_pretrained(folder)

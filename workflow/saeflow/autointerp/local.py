@@ -56,7 +56,6 @@ class LocalModel:
         )
         return model.eval().to(self.device)
 
-    @torch.no_grad()
     def complete(self, prompt: str) -> Answer:
         """Return the model's answer, decoded greedily.
 
@@ -71,14 +70,9 @@ class LocalModel:
                 f"a prompt of {ids_1t.shape[1]} tokens is too long for {self.name} ({room})",
             )
         most = self.settings.max_new_tokens
-        output_1t = model.generate(
-            ids_1t,
-            attention_mask=torch.ones_like(ids_1t),
-            do_sample=False,
-            max_new_tokens=most if room is None else min(most, room - ids_1t.shape[1]),
-            pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id or 0,
-        )
-        new_t = output_1t[0, ids_1t.shape[1] :]
+        most = most if room is None else min(most, room - ids_1t.shape[1])
+        padding = tokenizer.pad_token_id or tokenizer.eos_token_id or 0
+        new_t = _decoded(model, ids_1t, most, padding)
         text = tokenizer.decode(new_t, skip_special_tokens=True)
         return Answer(text, ids_1t.shape[1], len(new_t))
 
@@ -92,6 +86,19 @@ class LocalModel:
                 return_dict=True,
             )["input_ids"]
         return self.tokenizer(f"{prompt}\n\nAnswer:", return_tensors="pt")["input_ids"]
+
+
+@torch.no_grad()
+def _decoded(model: Any, ids_1t: torch.Tensor, most: int, padding: int) -> torch.Tensor:
+    """Return up to `most` tokens that the model writes behind `ids_1t`, each its likeliest."""
+    output_1t = model.generate(
+        ids_1t,
+        attention_mask=torch.ones_like(ids_1t),
+        do_sample=False,
+        max_new_tokens=most,
+        pad_token_id=padding,
+    )
+    return output_1t[0, ids_1t.shape[1] :]
 
 
 def _files(folder: Path) -> dict[str, Any]:
