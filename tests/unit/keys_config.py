@@ -6,6 +6,7 @@ The functions by which the rules look their inputs and parameters up are those o
 from __future__ import annotations
 
 import os
+import re
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,29 +18,39 @@ from keys_shown import report_page
 from sae_planted import SITE, planted, planted_cache, settings
 
 from saeflow.config import Config, load_config
+from saeflow.figures.sweep_settings import SHARED_MEASURES
+from saeflow.fingerprint import fingerprint
 from saeflow.grids import Timing
+from saeflow.measures import FILES, measure_of
 from saeflow.paths import POINT, Paths
-from saeflow.preflight import base_files, base_folder, corpus_files, subject_root
+from saeflow.preflight import base_files, base_folder, corpus_files, person_files, subject_root
 from saeflow.references import TIMING_SPLIT
+from saeflow.retrieval.settings import BM25_INDEX
 from saeflow.sae.timing import time_variants
-from saeflow.targets import targets
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "workflow" / "rules"
 
 
 def lookups(config: Config) -> SimpleNamespace:
-    """Return the functions of `inputs.smk` and `common.smk` for a configuration."""
+    """Return the functions of `inputs*.smk` and `common.smk` for a configuration."""
     names: dict[str, Any] = {
+        "BM25_INDEX": BM25_INDEX,
         "CFG": config,
+        "MEASURE_FILES": FILES,
         "P": Paths(config.root),
         "PROJECT": ROOT,
         "POINT": POINT,
         "Path": Path,
+        "SHARED_MEASURES": SHARED_MEASURES,
         "os": os,
+        "re": re,
         "base_files": base_files,
         "base_folder": base_folder,
+        "person_files": person_files,
         "corpus_files": corpus_files,
+        "fingerprint": fingerprint,
+        "measure_of": measure_of,
         "subject_root": subject_root,
         "TIMING_SPLIT": TIMING_SPLIT,
         "product": product,
@@ -47,39 +58,91 @@ def lookups(config: Config) -> SimpleNamespace:
     }
     common = (RULES / "common.smk").read_text()
     exec("def manifest" + common.split("def manifest", 1)[1], names)
-    exec((RULES / "inputs.smk").read_text(), names)
+    for rules in ("inputs.smk", "inputs_sweeps.smk"):
+        exec((RULES / rules).read_text(), names)
     return SimpleNamespace(**names)
 
 
 def run(config: Config, world: Path, out: Path) -> Result:
     rules, paper = lookups(config), config.ortsae
-    of_paper = SimpleNamespace(paper="ortsae")
-    figures = {name: SimpleNamespace(paper="ortsae", name=name) for name in paper.figures}
-    tables = {name: SimpleNamespace(paper="ortsae", name=name) for name in paper.tables}
-    timings = {name: SimpleNamespace(paper="ortsae", name=name) for name in paper.timings}
-    claims = rules.claims_by_grid(of_paper)
+    papers = [SimpleNamespace(paper=name) for name in config.papers]
+    figures = [
+        SimpleNamespace(paper=w.paper, name=name)
+        for w in papers
+        for name in config.paper(w.paper).figures
+    ]
+    tables = [
+        SimpleNamespace(paper=w.paper, name=name)
+        for w in papers
+        for name in config.paper(w.paper).tables
+    ]
+    timings = [SimpleNamespace(paper="ortsae", name=name) for name in paper.timings]
+    points = [point for w in papers for _, point in config.points(w.paper)]
     return {
-        "targets": [(t.path, t.title, sorted(t.jobs)) for t in targets(config)],
+        "targets": rules.all_targets(SimpleNamespace()),
         "roots": {name: rules.subject_paths(SimpleNamespace(subject=name)) for name in ("own",)},
         "saes": [
             rules.sae_settings(SimpleNamespace(variant=p.variant, d_sae=p.d_sae, l0=p.l0, seed=0))
-            for grid in paper.grids.values()
-            for p in grid.points()
+            for p in points
         ],
-        "bases": [
-            rules.base_inputs(SimpleNamespace(**p.model_dump(), seed=0))
-            for p in paper.grids["other"].points()
+        "needs": [rules.needed_inputs(SimpleNamespace(**plain(p), seed=0)) for p in points],
+        "caches": [
+            rules.activation_settings(SimpleNamespace(subject=name, split="train"))
+            for name in config.subjects
         ],
         "together": [[(s.path, s.seed) for s in saes] for saes in rules.sae_groups()],
-        "figures": [(rules.figure_context(w), rules.figure_input(w)) for w in figures.values()],
-        "tables": [(rules.table_context(w), rules.table_input(w)) for w in tables.values()],
+        "series": [series_of(rules, config, name) for name in config.ssae.sweeps],
+        "debias": debias_of(rules, config),
+        "figures": [(rules.figure_context(w), rules.figure_input(w)) for w in figures],
+        "tables": [(rules.table_context(w), rules.table_input(w)) for w in tables],
         "timings": [
-            (rules.timing_settings(w)["variants"], rules.timing_activations(w))
-            for w in timings.values()
+            (rules.timing_settings(w)["variants"], rules.timing_activations(w)) for w in timings
         ],
-        "claims": {grid: [claim["id"] for claim in of_grid] for grid, of_grid in claims.items()},
+        "claims": [
+            [[c["id"] for c in e["claims"]], e["rows"], e["reference_l0"]]
+            for w in papers
+            for e in rules.claim_experiments(w)
+        ],
         "page": page(rules, out),
     }
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    return settings.model_dump(mode="json")
+
+
+def series_of(rules: SimpleNamespace, config: Config, name: str) -> Any:
+    """Return what the measures of a sweep are given."""
+    sweep = config.ssae.sweeps[name]
+    here = {"paper": "ssae", "sweep": name}
+    return [
+        (
+            rules.series_params(w),
+            rules.series_point(w),
+            rules.tested_tokens(w),
+            rules.tested_split(w),
+            rules.sweep_exclusion(w),
+            rules.sweep_baseline(w),
+            rules.pareto_inputs(SimpleNamespace(**here)),
+            rules.counts_folders(w),
+            rules.map_saes(w),
+        )
+        for series, tested in product(sweep.series, sweep.tested)
+        for w in [SimpleNamespace(**here, series=series, tested=tested)]
+    ]
+
+
+def debias_of(rules: SimpleNamespace, config: Config) -> Any:
+    """Return what a job of the debiasing experiment is given."""
+    w = SimpleNamespace(paper="ssae", seed=0)
+    return (
+        rules.debias_subject(w),
+        rules.debias_corpus(w),
+        rules.debias_settings(w),
+        rules.debias_saes(w),
+        rules.debias_inputs(w),
+        [[(s.path, s.seed) for s in saes] for saes in rules.site_groups()],
+    )
 
 
 def page(rules: SimpleNamespace, out: Path) -> str:
@@ -94,13 +157,14 @@ def page(rules: SimpleNamespace, out: Path) -> str:
 
 def base() -> dict[str, Any]:
     """Return the smoke scale with a second grid and timing, and a subject in a folder."""
-    user = {"scale": "smoke", "papers": ["ortsae"]}
+    user = {"scale": "smoke", "papers": ["ortsae", "ssae"]}
     tree = load_config(user, ROOT / "config").model_dump(mode="json")
     sites = {"sites": ["gpt_neox.layers.*"]}
     tree["subjects"]["tiny"] |= sites
     tree["subjects"]["own"] = {"source": "folder", "path": "model", "context": 64} | sites
     frozen = {"source": "trained", "variant": "topk", "corpus": "docs", "d_sae": 64, "l0": 4}
     tree["variants"]["residual"] = {"activation": "topk", "error_of": frozen}
+    tree["corpora"]["more"] = tree["corpora"]["facts"]
     other = {"d_sae": 128, "variants": [*tree["ortsae"]["grids"]["main"]["variants"], "residual"]}
     tree["ortsae"]["grids"]["other"] = tree["ortsae"]["grids"]["main"] | other
     tree["ortsae"]["timings"]["again"] = tree["ortsae"]["timings"]["steps"]
@@ -122,6 +186,7 @@ def run_timing(timing: Timing, world: Path, out: Path) -> Result:
 
 
 MAIN = "ortsae.grids.main"
+SWEEP = "ssae.sweeps.physics"
 FROZEN = "variants.residual.error_of"
 TIMED_ALONE = {"ortsae.claims": [], "ortsae.tables": {}}
 IN_BOTH = ["batchtopk", "matryoshka", "ortsae"]
@@ -140,13 +205,36 @@ CASES = {
     "Config.results": Case("results", "elsewhere", "targets"),
     "Variant.label": Case("variants.relu.label", "Another", "figures"),
     "Variant.training": Case("variants.relu.training", {"learning_rate": 0.5}, "saes"),
-    "TrainedBase.variant": Case(f"{FROZEN}.variant", "relu", "bases"),
-    "TrainedBase.corpus": Case(f"{FROZEN}.corpus", "facts", "bases"),
-    "TrainedBase.d_sae": Case(f"{FROZEN}.d_sae", 32, "bases"),
-    "TrainedBase.l0": Case(f"{FROZEN}.l0", 2, "bases"),
+    "TrainedBase.variant": Case(f"{FROZEN}.variant", "relu", "needs"),
+    "TrainedBase.corpus": Case(f"{FROZEN}.corpus", "facts", "needs"),
+    "TrainedBase.d_sae": Case(f"{FROZEN}.d_sae", 32, "needs"),
+    "TrainedBase.l0": Case(f"{FROZEN}.l0", 2, "needs"),
     "Paper.title": Case("ortsae.title", "Another", "page"),
     "Paper.reference": Case("ortsae.reference", "Another", "page"),
     "Paper.claims": Case("ortsae.claims", [], "targets"),
+    "TrainedInit.variant": Case("variants.ssae.init_from.variant", "relu", "needs"),
+    "TrainedInit.corpus": Case("variants.ssae.init_from.corpus", "facts", "needs"),
+    "TrainedInit.l0": Case("variants.ssae.init_from.l0", 8, "needs"),
+    "TrainedInit.seed": Case("variants.ssae.init_from.seed", 1, "needs"),
+    "SeriesGrid.subject": Case(f"{SWEEP}.subject", "own", "series"),
+    "SeriesGrid.site": Case(f"{SWEEP}.site", "gpt_neox.layers.2", "series"),
+    "SeriesGrid.d_sae": Case(f"{SWEEP}.d_sae", 64, "saes"),
+    "SeriesGrid.l0": Case(f"{SWEEP}.l0", [4, 8, 16], "series"),
+    "SeriesGrid.reference_l0": Case(f"{SWEEP}.reference_l0", 4, "series"),
+    "SeriesGrid.baseline": Case(f"{SWEEP}.baseline", "all", "series"),
+    "Series.corpus": Case(f"{SWEEP}.series.all.corpus", "facts", "series"),
+    "Series.variant": Case(f"{SWEEP}.series.all.variant", "ssae_t5", "series"),
+    "Series.label": Case(f"{SWEEP}.series.bm25.label", "Another", "figures"),
+    "Tested.corpus": Case(f"{SWEEP}.tested.physics.corpus", "docs", "series"),
+    "Tested.split": Case(f"{SWEEP}.tested.physics.split", "validation", "series"),
+    "Debiasing.subject": Case("ssae.debias.subject", "own", "debias"),
+    "Debiasing.corpus": Case("ssae.debias.corpus", "biographies", "debias"),
+    "SiteSAEs.corpus": Case("ssae.debias.saes.ssae.corpus", "docs", "debias"),
+    "SiteSAEs.variant": Case("ssae.debias.saes.ssae.variant", "gsae_sites", "debias"),
+    "SiteSAEs.d_sae": Case("ssae.debias.saes.ssae.d_sae", 32, "debias"),
+    "SiteSAEs.l0": Case("ssae.debias.saes.ssae.l0", 4, "debias"),
+    "FromFolder.cached_tokens": Case("subjects.own.cached_tokens", 9, "caches"),
+    "PretrainedHere.cached_tokens": Case("subjects.tiny.cached_tokens", 9, "caches"),
     "Grid.subject": Case(f"{MAIN}.subject", "own", "targets"),
     "Grid.corpus": Case(f"{MAIN}.corpus", "biographies", "targets"),
     "Grid.site": Case(f"{MAIN}.site", "gpt_neox.layers.2", "targets"),

@@ -22,6 +22,7 @@ try:
         check_files,
         corpus_files,
         package_version,
+        person_files,
         subject_files,
         subject_root,
     )

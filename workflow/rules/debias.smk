@@ -6,7 +6,6 @@ rule debias:
         subject=debias_subject,
         corpus=debias_corpus,
         saes=debias_inputs,
-        activations=debias_activations,
         person=debias_person,
     output:
         manifest(P.debias("{paper}", "{seed}")),

@@ -117,7 +117,7 @@ def sae_files_of(wildcards, other):
     if other is None:
         return []
     if other.source == "folder":
-        return base_files(CFG, other)
+        return base_files(CFG, other, wildcards.site)
     return [manifest(other_sae(wildcards, other))]
 
 
@@ -126,7 +126,7 @@ def sae_path_of(wildcards, other):
     if other is None:
         return None
     if other.source == "folder":
-        return str(base_folder(CFG, other))
+        return str(base_folder(CFG, other, wildcards.site))
     return other_sae(wildcards, other)
 
 
@@ -159,13 +159,15 @@ def sae_groups():
     """
     shared = {}
     for paper, seed in product(CFG.papers, CFG.seeds):
-        for _, point in CFG.points(paper):
+        for key, point in CFG.points(paper):
+            if key.startswith(f"{paper}.debias"):
+                continue  # a job of its own trains the SAEs of all sites
             by_document = CFG.variants[point.variant].by_document
             sae = SimpleNamespace(**plain(point), path=point.path, seed=str(seed))
             needs_sae = needed_inputs(sae) != []
             cache = (point.subject, point.site, point.corpus)
-            key = (*cache, seed, by_document, needs_sae)
-            of_variant = shared.setdefault(key, {}).setdefault(point.variant, {})
+            reads = (*cache, seed, by_document, needs_sae)
+            of_variant = shared.setdefault(reads, {}).setdefault(point.variant, {})
             of_variant[point.path] = sae
     for variants in shared.values():
         yield from packed([list(saes.values()) for saes in variants.values()])

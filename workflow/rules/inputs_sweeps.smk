@@ -129,6 +129,25 @@ def map_inputs(wildcards):
     return [manifest(folder) for folder in map_saes(wildcards).values()]
 
 
+def map_activations(wildcards):
+    """The cache that each series was trained on."""
+    sweep = sweep_of(wildcards)
+    return {
+        name: P.activations(sweep.subject, series.corpus, "train")
+        for name, series in sweep.series.items()
+    }
+
+
+def map_caches(wildcards):
+    return [manifest(folder) for folder in map_activations(wildcards).values()]
+
+
+def map_point(wildcards):
+    baseline = sweep_of(wildcards).baseline
+    here = {key: getattr(wildcards, key) for key in ("paper", "sweep", "tested")}
+    return series_point(SimpleNamespace(**here, series=baseline))
+
+
 def sweep_baseline(wildcards):
     return sweep_of(wildcards).baseline
 
@@ -246,19 +265,36 @@ def debias_settings(wildcards):
 
 def debias_saes(wildcards):
     """Folders of the SAEs of one seed, by kind and site."""
+    debias = debias_of(wildcards)
+    trained, sites = debias.points(), debias.protocol.sites
     return {
-        kind: {point.site: P.sae(point.path, wildcards.seed) for point in points}
-        for kind, points in debias_of(wildcards).points().items()
+        kind: (
+            {
+                site: P.sae(point.path, wildcards.seed)
+                for site, point in zip(sites, trained[kind], strict=True)
+            }
+            if kind in trained
+            else {
+                site: str(base_folder(CFG, saes, module))
+                for site, module in sites.items()
+            }
+        )
+        for kind, saes in debias.saes.items()
     }
 
 
 def debias_inputs(wildcards):
-    kinds = debias_saes(wildcards).values()
-    return [manifest(folder) for sites in kinds for folder in sites.values()]
-
-
-def debias_activations(wildcards):
-    """The caches that the SAEs were trained on."""
+    """The files of the SAEs: manifests of those that are trained, and what is in folders."""
     debias = debias_of(wildcards)
-    corpora = dict.fromkeys(saes.corpus for saes in debias.saes.values())
-    return [manifest(P.activations(debias.subject, c, "train")) for c in corpora]
+    folders, files = debias_saes(wildcards), []
+    for kind, saes in debias.saes.items():
+        if saes.source == "trained":
+            files += [manifest(folder) for folder in folders[kind].values()]
+        else:
+            for module in debias.protocol.sites.values():
+                files += base_files(CFG, saes, module)
+    return files
+
+
+def debias_person(wildcards):
+    return person_files(CFG, debias_of(wildcards))

@@ -114,6 +114,7 @@ rule map_series:
         saes=map_inputs,
         subject=sweep_subject,
         tokens=tested_tokens,
+        activations=map_caches,
         exclusion=sweep_exclusion,
     output:
         manifest(P.shared("{paper}", "{sweep}", "map", "{tested}")),
@@ -131,7 +132,10 @@ rule map_series:
     params:
         settings=plain(CFG.evaluation.map),
         saes=map_saes,
+        activations=map_activations,
+        seed=CFG.seeds[0],
         split=tested_split,
+        point=map_point,
         code=fingerprint("saeflow.evaluation.maps"),
     script:
         "../scripts/map_series.py"

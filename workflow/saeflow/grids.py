@@ -141,8 +141,9 @@ class Timing(Settings):
 
 
 class SiteSAEs(Settings):
-    """SAEs of one kind for all sites of a debiasing experiment."""
+    """SAEs of one kind for all sites of a debiasing experiment, trained by the workflow."""
 
+    source: Literal["trained"] = "trained"
     corpus: Name
     """Corpus of `corpora` that they are trained on."""
     variant: str
@@ -153,6 +154,16 @@ class SiteSAEs(Settings):
     """Sparsity."""
 
 
+class SiteFolders(Settings):
+    """SAEs of one kind from elsewhere, in any layout that `formats.load_sae` reads."""
+
+    source: Literal["folder"]
+    path: str
+    """Folder or file below `data_dir`; `{site}` in it stands for the module of each site."""
+    d_sae: PositiveInt
+    """Dictionary size, which figures state."""
+
+
 class Debiasing(Settings):
     """Removing a classifier's shortcut by ablating latents of SAEs at many sites."""
 
@@ -160,17 +171,20 @@ class Debiasing(Settings):
     """Subject of `subjects` that the classifier reads."""
     corpus: Name
     """Corpus of `corpora` with the labelled biographies."""
-    saes: dict[Name, SiteSAEs] = Field(min_length=1)
+    saes: dict[Name, Annotated[SiteSAEs | SiteFolders, Field(discriminator="source")]] = Field(
+        min_length=1
+    )
     """Kinds of SAE that are compared; the first is the general-purpose one."""
     protocol: DebiasSettings
     """What is done, with one seed of everything at a time."""
 
     def points(self) -> dict[str, list[Point]]:
-        """Return the SAEs of all sites by kind."""
+        """Return the SAEs of all sites by kind, of the kinds that the workflow trains."""
         return {
             kind: [
-                Point(subject=self.subject, site=site, **saes.model_dump())
+                Point(subject=self.subject, site=site, **saes.model_dump(exclude={"source"}))
                 for site in self.protocol.sites.values()
             ]
             for kind, saes in self.saes.items()
+            if isinstance(saes, SiteSAEs)
         }

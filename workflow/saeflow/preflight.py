@@ -18,6 +18,8 @@ from saeflow.artifacts import ArtifactError
 from saeflow.config import Config, ConfigError
 from saeflow.corpora.derived_settings import DerivedSettings
 from saeflow.corpora.settings import Files, Hub
+from saeflow.debias.settings import SHIPPED_DECISIONS
+from saeflow.grids import Debiasing, SiteFolders
 from saeflow.retrieval.settings import HuggingFace, Selection
 from saeflow.sae.identity import sae_files
 from saeflow.sae.settings import FolderBase, TrainedBase, TrainedInit
@@ -68,14 +70,14 @@ def subject_files(config: Config, name: str, project: Path) -> list[str]:
     return []
 
 
-def base_folder(config: Config, base: FolderBase) -> Path:
-    """Return the folder or file of a frozen SAE.
+def base_folder(config: Config, base: FolderBase | SiteFolders, site: str) -> Path:
+    """Return the folder or file of an SAE from elsewhere; `{site}` in its path is the module.
 
     Raises ConfigError without `data_dir`, for a path that leaves it, and where nothing is there.
     """
     if config.data_dir is None:
         raise ConfigError(f"path {base.path!r}: set data_dir, the folder it is relative to")
-    path = config.data_dir / base.path
+    path = config.data_dir / base.path.replace("{site}", site)
     if not path.resolve().is_relative_to(config.data_dir.resolve()):
         raise ConfigError(f"path {base.path!r} leaves data_dir {config.data_dir}")
     if not path.exists():
@@ -83,24 +85,57 @@ def base_folder(config: Config, base: FolderBase) -> Path:
     return path
 
 
-def base_files(config: Config, base: FolderBase) -> list[str]:
-    """Return the files of a frozen SAE, whose change makes it another one."""
-    return [str(file) for file in sae_files(base_folder(config, base))]
+def base_files(config: Config, base: FolderBase | SiteFolders, site: str) -> list[str]:
+    """Return the files of an SAE from elsewhere, whose change makes it another one."""
+    return [str(file) for file in sae_files(base_folder(config, base, site))]
+
+
+def person_files(config: Config, debias: Debiasing) -> list[str]:
+    """Return the files with a person's decisions on latents; those that are shipped are none.
+
+    Raises ConfigError for a file that leaves `data_dir` or is not there.
+    """
+    files = []
+    for kind, name in debias.protocol.person.items():
+        if name in SHIPPED_DECISIONS:
+            continue
+        where = f"debias.protocol.person.{kind}"
+        if config.data_dir is None:
+            raise ConfigError(f"{where}: set data_dir, the folder that {name!r} is relative to")
+        path = config.data_dir / name
+        if not path.resolve().is_relative_to(config.data_dir.resolve()) or not path.is_file():
+            raise ConfigError(f"{where}: {path} is no file below data_dir")
+        files.append(str(path))
+    return files
 
 
 def _base_mistakes(config: Config) -> Iterator[str]:
-    for name in sorted(_used_variants(config)):
-        variant = config.variants[name]
-        for key, other in (("error_of", variant.error_of), ("init_from", variant.init_from)):
-            if isinstance(other, FolderBase):
-                try:
-                    base_folder(config, other)
-                except ConfigError as error:
-                    yield f"variants.{name}.{key}.{error}"
+    for paper in config.papers:
+        for _, point in config.points(paper):
+            variant = config.variants[point.variant]
+            for key, other in (("error_of", variant.error_of), ("init_from", variant.init_from)):
+                if isinstance(other, FolderBase):
+                    where = f"variants.{point.variant}.{key}"
+                    yield from _missing_folder(config, other, point.site, where)
+        if (debias := config.paper(paper).debias) is None:
+            continue
+        for kind, saes in debias.saes.items():
+            if isinstance(saes, SiteFolders):
+                for site in debias.protocol.sites.values():
+                    yield from _missing_folder(config, saes, site, f"{paper}.debias.saes.{kind}")
+        try:
+            person_files(config, debias)
+        except ConfigError as error:
+            yield f"{paper}.{error}"
 
 
-def _used_variants(config: Config) -> set[str]:
-    return {point.variant for paper in config.papers for _, point in config.points(paper)}
+def _missing_folder(
+    config: Config, other: FolderBase | SiteFolders, site: str, where: str
+) -> Iterator[str]:
+    try:
+        base_folder(config, other, site)
+    except ConfigError as error:
+        yield f"{where}.{error}"
 
 
 def used_corpora(config: Config) -> set[str]:

@@ -162,9 +162,9 @@ def _sweep(config: Config, where: str, sweep: SeriesGrid) -> Iterator[Reference]
 def _debias(config: Config, where: str, debias: Debiasing) -> Iterator[Reference]:
     yield Reference(f"{where}.subject", debias.subject, config.subjects)
     yield Reference(f"{where}.corpus", debias.corpus, config.corpora)
-    for kind, saes in debias.saes.items():
-        yield Reference(f"{where}.saes.{kind}.corpus", saes.corpus, config.corpora)
-        yield Reference(f"{where}.saes.{kind}.variant", saes.variant, config.variants)
+    for kind, points in debias.points().items():
+        yield Reference(f"{where}.saes.{kind}.corpus", points[0].corpus, config.corpora)
+        yield Reference(f"{where}.saes.{kind}.variant", points[0].variant, config.variants)
 
 
 def _shown(

@@ -35,6 +35,9 @@ KEYWORDS = (
 )
 """Concepts of the bottleneck probe (Marks et al., appendix)."""
 
+SHIPPED_DECISIONS = ("pythia70m_bias_in_bios",)
+"""Decisions of people that come with the package."""
+
 
 def _two(values: dict[str, str]) -> dict[str, str]:
     if len(values) != 2 or len(set(values.values())) != 2:
