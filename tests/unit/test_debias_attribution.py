@@ -60,7 +60,8 @@ def metric_at(subject: Subject, site: str, curved: bool = False) -> passes.Metri
     weight_d = torch.randn(16, generator=torch.Generator().manual_seed(7))
 
     def metric(tokens_bt: Tensor, lengths_b: Tensor, labels_b: Tensor) -> Tensor:
-        logit_b = pool(states_at(subject, tokens_bt, site), lengths_b, 0) @ weight_d
+        text_bt = passes.text_mask(subject, tokens_bt, lengths_b)
+        logit_b = pool(states_at(subject, tokens_bt, site), text_bt) @ weight_d
         return torch.where(labels_b == 0, logit_b, -(logit_b.exp() if curved else logit_b))
 
     return metric
