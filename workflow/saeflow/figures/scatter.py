@@ -59,16 +59,16 @@ def draw_map(marks: pd.DataFrame, settings: Scatter) -> Figure:
         axes = figure.add_subplot(1, len(groups), number + 1, sharex=first, sharey=first)
         first = first or axes
         light = marks[marks["kind"] == "activation"]
-        _draw_points(axes, light, color=_LIGHT, s=2.2)
+        _draw_points(axes, light, color=_LIGHT, s=4.5)
         for name in group:
-            _draw_points(axes, marks[marks["variant"] == name], color=looks[name].color, s=3.0)
+            _draw_points(axes, marks[marks["variant"] == name], color=looks[name].color, s=1.8)
         axes.set_xlabel("UMAP 1")
         axes.set_ylabel("UMAP 2" if number == 0 else "")
         axes.grid(visible=False)
         axes.tick_params(labelbottom=False, labelleft=False, length=0)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    legend_above(figure, list(handles.values()), list(handles), magnified=3)
+    legend_above(figure, list(handles.values()), list(handles), magnified=2.5)
     return figure
 
 
