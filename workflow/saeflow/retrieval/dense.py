@@ -8,7 +8,7 @@ index of all vectors in memory would be 25 GB. The shards are float16, 12.3 GB o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,23 +169,7 @@ class DenseIndex:
     def score(self, texts: Sequence[str]) -> Scores:
         """Return the dot product of each text with every document, or with the proposed ones."""
         queries_qd = self.encoder.encode(texts)
-        parts = list(self._score_shards(queries_qd, self._proposed(queries_qd)))
-        return Scores(
-            np.concatenate([part.documents_n for part in parts]),
-            np.concatenate([part.values_qn for part in parts], axis=1),
-        )
-
-    def _score_shards(
-        self, queries_qd: NDArray[np.float32], proposed_n: NDArray[np.bool_] | None
-    ) -> Iterator[Scores]:
-        start = 0
-        for documents_n, vectors_nd in read_shards_of_vectors(self.paths):
-            end = start + len(documents_n)
-            if proposed_n is not None:
-                here_n = proposed_n[start:end]
-                documents_n, vectors_nd = documents_n[here_n], vectors_nd[here_n]
-            yield Scores(documents_n, queries_qd @ vectors_nd.T)
-            start = end
+        return score_shards(self.paths, queries_qd, self._proposed(queries_qd))
 
     def _proposed(self, queries_qd: NDArray[np.float32]) -> NDArray[np.bool_] | None:
         """Return which documents some query's approximate neighbours are; None: all."""
@@ -201,3 +185,21 @@ class DenseIndex:
         proposed_n = np.zeros(self.manifest["stats"]["documents"], bool)
         proposed_n[found_qk[found_qk >= 0]] = True
         return proposed_n
+
+
+def score_shards(
+    paths: Sequence[Path],
+    queries_qd: NDArray[np.float32],
+    proposed_n: NDArray[np.bool_] | None = None,
+) -> Scores:
+    """Return the dot products of queries with the vectors in shards `paths`, one shard at a time.
+
+    With `proposed_n`, which says so of each vector in the shards' order, of the proposed alone.
+    """
+    documents, values, start = [], [], 0
+    for documents_n, vectors_nd in read_shards_of_vectors(paths):
+        here_n = slice(None) if proposed_n is None else proposed_n[start : start + len(documents_n)]
+        documents.append(documents_n[here_n])
+        values.append(queries_qd @ vectors_nd[here_n].T)
+        start += len(documents_n)
+    return Scores(np.concatenate(documents), np.concatenate(values, axis=1))
