@@ -12,11 +12,12 @@ from unittest.mock import patch
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
+from corpora_small import rows_of, write_corpus
 from keys_case import Case, Result, Stage
 from pydantic import TypeAdapter
 
 from saeflow.artifacts import read_manifest
-from saeflow.corpora.documents import make_corpus
+from saeflow.corpora.documents import CorpusError, make_corpus
 from saeflow.corpora.settings import Corpus
 
 FROM_FOLDER = datasets.load_dataset
@@ -83,6 +84,22 @@ def run(settings: Any, world: Path, out: Path) -> Result:
     }
 
 
+def prepare_parents(world: Path) -> None:
+    """Write two corpora to make others of."""
+    for name, documents in (("small", 120), ("larger", 150)):
+        (world / name).mkdir()
+        write_corpus(world / name, documents)
+
+
+def derive(settings: Any, world: Path, out: Path) -> Result:
+    parents = {name: world / name / "small" for name in ("small", "larger")}
+    try:
+        make_corpus(settings, out, world, parents)
+    except CorpusError as error:
+        return {"documents": [], "refused": str(error)}
+    return {"documents": rows_of(out), "refused": None}
+
+
 def common(kind: str, *, min_chars: int, max_chars: int, duplicates: str) -> dict[str, Case]:
     return {
         f"{kind}.min_chars": Case("min_chars", min_chars, "dropped"),
@@ -105,6 +122,11 @@ def of_rows(kind: str, undecodable: dict[str, Any]) -> dict[str, Case]:
 
 def stage(settings: dict[str, Any], cases: dict[str, Case]) -> Stage:
     return Stage(TypeAdapter(Corpus).validate_python, settings, run, cases, prepare)
+
+
+def derived(settings: dict[str, Any], cases: dict[str, Case]) -> Stage:
+    parse = TypeAdapter(Corpus).validate_python
+    return Stage(parse, {"corpus": "small", **settings}, derive, cases, prepare_parents)
 
 
 FROM_HUB = {"folder": None, "dataset": "owner/name", "revision": REVISIONS[0]}
@@ -163,6 +185,40 @@ STAGES = {
             "Facts.seed": Case("seed", 1),
             "Facts.spelling": Case("spelling", 1.0),
             "Facts.words": Case("words", ["zyzzyva", "quokka"], "documents", {"spelling": 1.0}),
+        },
+    ),
+    "exercises": stage(
+        {"source": "exercises", "n": 30},
+        {
+            **common("Exercises", min_chars=200, max_chars=1000, duplicates="letters"),
+            "Exercises.duplicates": Case("duplicates", "letters", "dropped", {"n": 300}),
+            "Exercises.n": Case("n", 40),
+            "Exercises.seed": Case("seed", 1),
+            "Exercises.validation": Case("validation", 0.5, "documents", {"test": 0.4}),
+        },
+    ),
+    "domain": derived(
+        {"source": "domain", "domains": "physics.*"},
+        {
+            "Domain.corpus": Case("corpus", "larger", "documents"),
+            "Domain.domains": Case("domains", "physics.optics", "documents"),
+            "Domain.names": Case("names", "*:1*", "documents"),
+            "Domain.labels": Case("labels", {"kind": "odd"}, "documents"),
+            "Domain.exclude_names": Case("exclude_names", "*:1*", "documents"),
+            "Domain.min_documents": Case("min_documents", 1000, "refused"),
+        },
+    ),
+    "planted": derived(
+        {"source": "planted", "frequencies": [0.03], "background": 0.02},
+        {
+            "Planted.corpus": Case("corpus", "larger", "documents"),
+            "Planted.frequencies": Case("frequencies", [0.03, 0.02], "documents"),
+            "Planted.concepts_per_frequency": Case("concepts_per_frequency", 4, "documents"),
+            "Planted.background": Case("background", 0.04, "documents"),
+            "Planted.held_out_phrases": Case("held_out_phrases", 0.0, "documents"),
+            "Planted.validation_instances": Case("validation_instances", 9, "documents"),
+            "Planted.test_instances": Case("test_instances", 9, "documents"),
+            "Planted.seed": Case("seed", 1, "documents"),
         },
     ),
 }

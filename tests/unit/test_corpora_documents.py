@@ -195,6 +195,8 @@ def test_settings_are_chosen_by_source() -> None:
     extra: dict[str, dict[str, Any]] = {
         "files": {"paths": "*.txt", "domain": "d"},
         "hub": {"folder": "f", "domain": "d"},
+        "domain": {"corpus": "c", "domains": "d"},
+        "planted": {"corpus": "c"},
     }
     for source in SOURCES:
         settings = adapter.validate_python({"source": source, **extra.get(source, {})})

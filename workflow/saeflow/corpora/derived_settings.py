@@ -70,7 +70,7 @@ class Planted(DerivedSettings):
     held_out_phrases: float = Field(0.5, ge=0, lt=1)
     """Share of each concept's phrases that the train split never uses. The held-out splits have
     frames of their own in any case; they fill them with these phrases alone, or with all if 0."""
-    validation_instances: PositiveInt = 40
+    validation_instances: PositiveInt = 20
     """Sentences of each concept in the validation split."""
     test_instances: PositiveInt = 40
     """Sentences of each concept in the test split."""

@@ -19,6 +19,8 @@ from saeflow.corpora.rounds import Rounds
 from saeflow.corpora.tables import json_table
 
 _DIGITS = 3
+_TRIES = 10_000
+"""Questions in a row that were there already, after which the templates count as used up."""
 
 
 def generate(settings: ExercisesSource) -> Iterator[Document]:
@@ -39,12 +41,13 @@ def generate(settings: ExercisesSource) -> Iterator[Document]:
         parts = {part: template[part].format_map(shown) for part in ("ask", "solve")}
         if parts["ask"] in seen:
             repeats += 1
-            if repeats > 100 * settings.n:
+            if repeats == _TRIES:
                 raise ValueError(
                     f"exercises: the templates vary too little for n={settings.n} different "
                     f"questions, {len(seen)} were found; lower n"
                 )
             continue
+        repeats = 0
         topic = template["topic"]
         yield Document(
             text=rng.choice(forms).format(topic=topic, **parts),

@@ -149,7 +149,7 @@ def _plain_stretches(
     windows: list[Window], lengths: list[int], share: float, begin: int, seed: int, path: Path
 ) -> list[Instance]:
     generator = np.random.default_rng(seed)
-    drawn = generator.permutation(lengths)[: round(share * len(lengths))]
+    drawn = np.resize(generator.permutation(lengths), round(share * len(lengths)))
     ordered = sorted(windows, key=lambda window: len(window.tokens))
     text_lengths = np.array([len(window.tokens) - begin for window in ordered])
     found = []

@@ -19,7 +19,7 @@ class ConceptRecallSettings(Settings):
     bar: float = Field(default=0.9, gt=0.5, lt=1)
     """AUROC on test text from which on a concept counts as detected: at 0.9 one sentence of
     another concept in ten outranks it, so that the latent is about this concept."""
-    unplanted: float = Field(default=0.5, ge=0)
+    unplanted: float = Field(default=0.25, ge=0)
     """Stretches of unplanted windows among the negatives, for each planted sentence. They are the
     easy ones; the sentences of other concepts, in the same frames, are the hard ones."""
     batch_tokens: PositiveInt = 4096
