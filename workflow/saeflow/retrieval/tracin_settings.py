@@ -34,12 +34,14 @@ class TracIn(Settings):
     candidates: float = Field(default=4.0, ge=1)
     """The first stage hands over so many times the token budget; 1 leaves nothing to rerank but
     the order. 4 lets a quarter through, and costs one pass of the subject over four budgets."""
-    loss: Literal["reconstruction", "total"] = "reconstruction"
-    """The squared error alone, or with the L1 penalty at the checkpoint's coefficient. The error
-    is what a specialised SAE is there to lower, and every variant has it."""
+    loss: Literal["reconstruction", "total"] = "total"
+    """The squared error alone, or with the L1 penalty, of an SAE that has one, at the checkpoint's
+    coefficient. The default is what training descends; on domains that no result is reported on
+    (scipy.signal, scipy.stats, sympy.polys) it also found more of their documents."""
     normalise: Literal["none", "tokens"] = "tokens"
     """A passage's loss is the sum over its tokens, or their mean. A sum ranks long passages first,
     and the budget is counted in tokens, so the default asks what a token is worth."""
     checkpoints: Literal["final", "all"] = "final"
     """The finished SAE, or the sum over its `training.snapshots` and itself, each weighted by its
-    learning rate. Snapshots have to be asked for, so the default needs none."""
+    learning rate: that of the last step is next to nothing where the rate decays to zero.
+    Snapshots have to be asked for, so the default needs none."""
