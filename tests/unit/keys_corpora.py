@@ -215,6 +215,7 @@ STAGES = {
             "Planted.frequencies": Case("frequencies", [0.03, 0.02], "documents"),
             "Planted.concepts_per_frequency": Case("concepts_per_frequency", 4, "documents"),
             "Planted.background": Case("background", 0.04, "documents"),
+            "Planted.sentences_per_document": Case("sentences_per_document", 1, "documents"),
             "Planted.held_out_phrases": Case("held_out_phrases", 0.0, "documents"),
             "Planted.validation_instances": Case("validation_instances", 9, "documents"),
             "Planted.test_instances": Case("test_instances", 9, "documents"),

@@ -59,14 +59,18 @@ class Planted(DerivedSettings):
     """
 
     source: Literal["planted"]
-    frequencies: tuple[Share, ...] = Field((1e-3, 3e-4, 1e-4, 3e-5, 1e-5), min_length=1)
+    frequencies: tuple[Share, ...] = Field((1e-2, 3e-3, 1e-3, 3e-4, 1e-4), min_length=1)
     """Levels of rarity: share of the train split's characters in sentences of one concept. Of
-    characters, because their share is nearest to that of any subject's tokens."""
+    characters, because their share is nearest to that of any subject's tokens. A sentence has some
+    25 tokens, so the default is one sentence in 2,500 to 250,000 tokens."""
     concepts_per_frequency: PositiveInt = 5
     """Concepts at each level, kinds mixed alike; there are 28 in all."""
     background: Share = 1e-3
     """Share of the train split's characters in the same frames filled with what belongs to no
     concept; held-out splits hold as many such sentences as of a concept."""
+    sentences_per_document: PositiveInt = 4
+    """Sentences of a concept that a document receives, at places of their own: a document that
+    speaks of a rare thing comes back to it, and is one that retrieval can tell from others."""
     held_out_phrases: float = Field(0.5, ge=0, lt=1)
     """Share of each concept's phrases that the train split never uses. The held-out splits have
     frames of their own in any case; they fill them with these phrases alone, or with all if 0."""

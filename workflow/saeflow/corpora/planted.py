@@ -1,7 +1,8 @@
 """Source `planted`: another corpus with sentences about rare concepts, each of a known frequency.
 
 Concept recall needs a truth: which concepts there are, how rare each is, and where each stands.
-Documents, and places in them, are drawn uniformly; a document keeps its split. One that receives
+Documents, and places in them, are drawn uniformly; a document receives several sentences of a
+concept and keeps its split. One that receives
 plants has the id of its new text, and labels `planted` (`concept:start:end;...` in characters of
 that text) and `background` (`start:end;...`); all others are as they were, so that what was
 retrieved, trained on or tokenised of them stays the same.
@@ -143,9 +144,11 @@ def _draw(
                 texts = _up_to(sentences, frequency * train_chars)
             else:
                 texts = [next(sentences) for _ in range(counts[split])]
-            for text in texts:
+            name = str(concept) if concept else None
+            for start in range(0, len(texts), settings.sentences_per_document):
                 place = (split, rng.randrange(splits[split]["documents"]))
-                drawn[place].append(Plant(str(concept) if concept else None, text))
+                some = texts[start : start + settings.sentences_per_document]
+                drawn[place] += [Plant(name, text) for text in some]
     return drawn
 
 
