@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -40,21 +41,27 @@ class Project:
         )
 
     def planned(self, *arguments: str, scale: str = "smoke") -> dict[str, int]:
-        """Jobs by rule that a run would start; empty when there is nothing to be done."""
+        """Jobs by rule that a run would start; empty when there is nothing to be done.
+
+        The rules that train several SAEs in one job count as `train_sae`.
+        """
         result = self.snakemake("-n", *arguments, scale=scale)
         assert result.returncode == 0, result.stdout + result.stderr
         if "Nothing to be done" in result.stdout + result.stderr:
             return {}
         table = re.search(r"^job +count\n-[- ]+\n(.*?)^total", result.stdout, re.M | re.S)
         assert table, result.stdout + result.stderr
-        return {rule: int(n) for rule, n in (line.split() for line in table[1].splitlines())}
+        counts: Counter[str] = Counter()
+        for rule, n in (line.split() for line in table[1].splitlines()):
+            counts["train_sae" if rule.startswith("train_saes_") else rule] += int(n)
+        return dict(counts)
 
     def planned_outputs(self, *arguments: str) -> set[str]:
         """Output files of the jobs that a run would start."""
         result = self.snakemake("-n", *arguments)
         assert result.returncode == 0, result.stdout + result.stderr
         outputs = re.findall(r"^    output: (.*)$", result.stdout, re.M)
-        return {path for line in outputs for path in line.split(", ")}
+        return {path for line in outputs for path in line.replace(" (update)", "").split(", ")}
 
 
 class Edit:

@@ -18,15 +18,41 @@ def test_a_single_figure_plans_only_what_it_needs(fresh):
     assert "report" not in planned
     assert "time_variants" not in planned
     # Fig 1 shows three of the four variants.
-    whole = fresh.planned()
+    whole = fresh.planned("results/smoke/claims/ortsae.md")
     assert planned["train_sae"] * 4 == whole["train_sae"] * 3
 
 
-def test_the_paper_scale_plans_without_network_or_gpu_in_seconds(fresh):
+def test_a_figure_of_one_selection_trains_no_other(fresh):
+    outputs = fresh.planned_outputs("results/smoke/figures/ssae/fig2.svg")
+    corpora = {path.split("/")[5] for path in outputs if "/saes/" in path}
+    assert corpora == {"docs", "physics_dense"}
+    assert not any("/debias/" in path for path in outputs)
+
+
+def test_the_paper_scale_plans_without_network_or_gpu_in_seconds(fresh, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"papers": ["ortsae"]}))
     started = time.monotonic()
-    planned = fresh.planned(scale="paper")
+    planned = fresh.planned("--configfile", str(path), scale="paper")
     assert planned["train_sae"] == 8 * 4 * 3
     assert time.monotonic() - started < 20
+
+
+COPIES = ("physics-papers", "camel-ai-physics", "pile-toxicity-balanced2", "bias_in_bios")
+
+
+def test_the_paper_scale_names_the_data_that_it_needs_a_copy_of(fresh, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"papers": ["ssae"], "data_dir": str(tmp_path / "data")}))
+    result = fresh.snakemake("-n", "--configfile", str(path), scale="paper")
+    assert result.returncode != 0
+    for name in COPIES:
+        assert f"{tmp_path}/data/{name} does not exist" in result.stdout + result.stderr
+    for name in COPIES:
+        (tmp_path / "data" / name).mkdir(parents=True)
+    planned = fresh.planned("--configfile", str(path), scale="paper")
+    # GSAE and 16 SSAEs at 8 L0; of the planted text 4 and 2 of ERM against TERM at one.
+    assert planned["train_sae"] > 3 * 8 * 17
 
 
 def test_the_slurm_profile_plans(fresh):
@@ -35,7 +61,12 @@ def test_the_slurm_profile_plans(fresh):
 
 def test_targets_are_listed_before_anything_has_run(fresh):
     result = fresh.snakemake("--quiet", "all", "--", "list_targets")
-    for target in ("figures/ortsae/fig3a.svg", "tables/ortsae/table4.md", "report.html"):
+    for target in (
+        "figures/ortsae/fig3a.svg",
+        "figures/ssae/fig16.svg",
+        "tables/ssae/table1.md",
+        "report.html",
+    ):
         assert f"results/smoke/{target}" in result.stdout
 
 

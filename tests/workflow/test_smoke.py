@@ -4,12 +4,17 @@ import json
 
 import pytest
 import yaml
-from conftest import Edit
+from conftest import ROOT, Edit
 
 from saeflow.artifacts import file_digest, read_manifest
 
 pytestmark = pytest.mark.workflow
-SAES = 2 * 4 * 2  # L0 x variants x seeds of config/scales/smoke.yaml
+SAES = 2 * 4 * 2  # OrtSAE's L0 x variants x seeds of config/scales/smoke.yaml
+
+
+def trainings(smoke):
+    """Jobs that trained SAEs in the first run."""
+    return len(list((smoke.folder / "results/smoke/benchmarks").glob("train_sae*/**/*.tsv")))
 
 
 def test_every_artefact_is_whole(smoke):
@@ -21,9 +26,16 @@ def test_every_artefact_is_whole(smoke):
     assert not list((smoke.folder / "results").rglob("trainer"))
 
 
-@pytest.mark.parametrize("name", ["fig1", "fig3a", "fig3b", "fig3c"])
-def test_figures_come_in_every_format_with_their_data(smoke, name):
-    stem = smoke.folder / "results/smoke/figures/ortsae" / name
+FIGURES = [
+    (paper, name)
+    for paper in ("ortsae", "ssae")
+    for name in yaml.safe_load((ROOT / f"config/papers/{paper}.yaml").read_text())["figures"]
+]
+
+
+@pytest.mark.parametrize(("paper", "name"), FIGURES)
+def test_figures_come_in_every_format_with_their_data(smoke, paper, name):
+    stem = smoke.folder / "results/smoke/figures" / paper / name
     for suffix in (".svg", ".png", ".pdf", ".parquet", ".csv"):
         assert stem.with_suffix(suffix).stat().st_size > 200
 
@@ -49,7 +61,7 @@ def test_editing_the_trainer_marks_the_saes(smoke):
     path = smoke.folder / "workflow/saeflow/sae/trainer.py"
     with Edit(path, "def train_sae", "MARK = 1\n\n\ndef train_sae"):
         planned = smoke.planned()
-    assert planned["train_sae"] == SAES
+    assert planned["train_sae"] == trainings(smoke)
     assert not {"corpus", "pretrain_subject", "tokenise", "cache_activations"} & set(planned)
 
 
@@ -63,7 +75,7 @@ def test_one_variants_learning_rate_retrains_that_variant(smoke, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"variants": {"relu": {"training": {"learning_rate": 0.01}}}}))
     planned = smoke.planned("--configfile", str(path))
-    assert planned["train_sae"] == 2 * 2
+    assert planned["train_sae"] == 2  # a job a seed, with every L0
     assert planned["evaluate_core"] == 2
     outputs = smoke.planned_outputs("--configfile", str(path))
     assert {p.split("/")[6] for p in outputs if "/saes/" in p} == {"relu"}
@@ -73,7 +85,7 @@ def test_one_variants_learning_rate_retrains_that_variant(smoke, tmp_path):
 def test_another_seed_trains_its_saes_only(smoke, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"seeds": [0, 1, 2]}))
-    assert smoke.planned("--configfile", str(path))["train_sae"] == SAES // 2
+    assert smoke.planned("--configfile", str(path))["train_sae"] == trainings(smoke) // 2
 
 
 def test_threads_and_memory_run_nothing(smoke):

@@ -16,17 +16,18 @@ def groups(project, *arguments):
 
 def configured(tmp_path, **changes):
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({"train_together": 3, **changes}))
+    path.write_text(yaml.safe_dump({"papers": ["ortsae"], "train_together": 4, **changes}))
     return ("--configfile", str(path))
 
 
 def test_jobs_hold_all_saes_once_and_one_seed_each(fresh, tmp_path):
     jobs, _ = groups(fresh, *configured(tmp_path))
     listed = [sae for job in jobs for sae in job]
-    alone = {path for path in fresh.planned_outputs() if "/saes/" in path}
-    assert len(listed) == len(set(listed)) and {*listed} == {p.split()[0] for p in alone}
+    planned = fresh.planned_outputs(*configured(tmp_path, train_together=1))
+    alone = {path for path in planned if "/saes/" in path}
+    assert len(listed) == len(set(listed)) and {*listed} == alone
     # Eight SAEs of each of two seeds, which differ in the order of their batches.
-    assert sorted(len(job) for job in jobs) == [2, 2, 3, 3, 3, 3]
+    assert sorted(len(job) for job in jobs) == [4, 4, 4, 4]
     assert all(len({sae.split("/")[-2] for sae in job}) == 1 for job in jobs)
 
 
@@ -34,6 +35,17 @@ def test_a_single_figure_plans_only_the_jobs_that_it_needs(fresh, tmp_path):
     figure = "results/smoke/figures/ortsae/fig1.svg"  # three of the four variants
     options = configured(tmp_path, train_together=2)
     assert (len(groups(fresh, *options)[0]), len(groups(fresh, figure, *options)[0])) == (8, 6)
+
+
+def test_a_variant_stays_whole_where_it_fits(fresh, tmp_path):
+    """So that a changed variant trains no other one again."""
+    jobs, _ = groups(fresh, *configured(tmp_path, train_together=3))
+    assert [len({sae.split("/")[6] for sae in job}) for job in jobs] == [1] * 8
+
+
+def test_the_saes_of_all_sites_are_one_job(fresh, tmp_path):
+    jobs, _ = groups(fresh, *configured(tmp_path, papers=["ssae"], train_together=1))
+    assert sorted(len({sae.split("/")[4] for sae in job}) for job in jobs) == [7, 7, 7, 7]
 
 
 def first_job(text, rule):
@@ -52,18 +64,19 @@ def test_what_is_set_for_one_sae_holds_for_jobs_of_several(fresh, tmp_path):
     )
     job = first_job(text, "train_saes_0")
     assert "threads: 2" in job
-    for resource in ("gpu=1", "mem_mb=3000", "runtime=180"):  # of three SAEs
+    for resource in ("gpu=1", "mem_mb=4000", "runtime=240"):  # of four SAEs
         assert resource in job
 
 
 def test_each_process_has_a_thread_and_its_memory(fresh, tmp_path):
-    _, text = groups(fresh, "--set-resources", "train_sae:processes=2")
+    alone = configured(tmp_path, train_together=1)
+    _, text = groups(fresh, *alone, "--set-resources", "train_sae:processes=2")
     job = first_job(text, "train_sae")
     for part in ("threads: 2", "processes=2", "mem_mb=3000", "runtime=720"):
         assert part in job
     _, text = groups(fresh, *configured(tmp_path), "--set-resources", "train_sae:processes=2")
     job = first_job(text, "train_saes_0")
-    for part in ("threads: 2", "processes=2", "mem_mb=9000", "runtime=2160"):
+    for part in ("threads: 2", "processes=2", "mem_mb=12000", "runtime=2880"):
         assert part in job
 
 

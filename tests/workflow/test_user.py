@@ -20,6 +20,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 SMALL = {
     "data_dir": str(DATA),
     "seeds": [0, 1],
+    "train_together": 1,
     "activations": {"tokens": {"train": 20_000}, "shuffle_rows": 8192},
     "training": {"tokens": 20_000, "batch_size": 256},
     "evaluation": {"core": {"splits": {"test": 2048}}},
@@ -73,7 +74,7 @@ def test_kill_9_of_everything_and_a_rerun_end_with_the_same_bytes(smoke, tmp_pat
     assert smoke.snakemake("--unlock").returncode == 0
     result = smoke.snakemake(*targets)
     assert result.returncode == 0, result.stdout + result.stderr
-    logs = (smoke.folder / "results/smoke/logs/train_sae").rglob("*.log")
+    logs = (smoke.folder / "results/smoke/logs").glob("train_sae*/**/*.log")
     assert any("going on from step" in log.read_text() for log in logs)
     assert {f: file_digest(f / "sae_weights.safetensors") for f in folders} == before
     smoke.snakemake()
