@@ -92,7 +92,7 @@ def collect(
     eligible = {}
     for seed, firing in firings.items():
         sampler = _Sampler(settings, seed, everything, explaining_c, firing, contrast)
-        often = [latent for latent in candidates[seed].tolist() if sampler.is_often_active(latent)]
+        often = sampler.often_active(candidates[seed])
         eligible[seed] = len(often)
         found.extend(sampler.sample(latent) for latent in often[: settings.latents])
         say(
@@ -132,7 +132,6 @@ class _Sampler:
         self.peaks = peaks(self.firing)
         self.settings, self.seed, self.contrast = settings, seed, contrast
         self.everything, self.explaining_c = everything, explaining_c
-        self.n_scoring = int((~explaining_c).sum())
 
     def _activating(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the contexts that activate `latent`, strongest first, as (explaining, scoring)."""
@@ -142,11 +141,17 @@ class _Sampler:
         explains = self.explaining_c[contexts]
         return contexts[explains], contexts[~explains]
 
-    def is_often_active(self, latent: int) -> bool:
-        """Whether there are `min_activations` contexts of each kind that is needed."""
-        explaining, scoring = self._activating(latent)
-        silent = self.n_scoring - len(scoring)
-        return min(len(explaining), len(scoring), silent) >= self.settings.min_activations
+    def often_active(self, latents: np.ndarray) -> list[int]:
+        """Return the latents with `min_activations` contexts of each kind that is needed."""
+        explains_k = self.explaining_c[self.peaks.context_k]
+        size = 1 + int(latents.max())
+        explaining_f, scoring_f = (
+            np.bincount(self.peaks.latent_k[side_k], minlength=size)[latents]
+            for side_k in (explains_k, ~explains_k)
+        )
+        silent_f = int((~self.explaining_c).sum()) - scoring_f
+        fewest_f = np.minimum(np.minimum(explaining_f, scoring_f), silent_f)
+        return latents[fewest_f >= self.settings.min_activations].tolist()
 
     def sample(self, latent: int) -> Latent:
         """Return the examples of one latent."""
