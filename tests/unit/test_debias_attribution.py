@@ -213,6 +213,28 @@ def test_mixed_precision_is_close(subjects) -> None:
     assert (exact - mixed).norm() < 0.05 * exact.norm()
 
 
+@pytest.mark.parametrize(
+    ("family", "attention_is_added", "mlp_is_added"),
+    [("gpt_neox", True, True), ("llama", False, True), ("gemma2", False, False)],
+)
+def test_where_a_pass_may_start(
+    subjects, family: str, attention_is_added: bool, mlp_is_added: bool
+) -> None:
+    subject, sites, batch = subjects[family], sites_of(family), batch_of()
+    embed, _, _, first, attention, mlp, block = sites
+    metric = metric_at(subject, block)
+    outputs = passes.clean_pass(subject, sites, metric, batch).outputs
+
+    def entry(site: str) -> passes.Entry:
+        return passes.find_entry(subject, site, batch, outputs)
+
+    at_block, behind = passes.Entry(block, splice=False), passes.Entry(first, splice=True)
+    assert entry(block) == at_block
+    assert entry(attention) == (at_block if attention_is_added else behind)
+    assert entry(mlp) == (at_block if mlp_is_added else behind)
+    assert entry(embed) == passes.Entry(None, splice=True)
+
+
 def test_only_what_follows_a_site_is_run(subjects) -> None:
     subject = subjects["gpt_neox"]
     last = "gpt_neox.layers.1"
