@@ -53,7 +53,7 @@ def test_a_base_given_by_its_file_has_its_config_too(trained, tmp_path):
     (tmp_path / "cfg.json").write_text(json.dumps({**config, "k": 2}))
     assert sae_digest(file) != before
     here = SimpleNamespace(data_dir=tmp_path)
-    listed = base_files(here, FolderBase(source="folder", path=file.name))
+    listed = base_files(here, FolderBase(source="folder", path=file.name), SITE)
     assert listed == [str(tmp_path / "cfg.json"), str(file)]
 
 
