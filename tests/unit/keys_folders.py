@@ -10,7 +10,7 @@ from unittest.mock import patch
 import sweeps_planted as planted
 from keys_case import Case, Result, Stage
 from keys_page import page
-from test_figures_sweeps import CURVES, DENSITIES, LINES, SCATTER
+from test_figures_sweeps import CIRCUIT, CURVES, DENSITIES, LINES, SCATTER
 from test_figures_tables_folders import LATENTS, METHODS
 
 from saeflow.figures import style
@@ -141,6 +141,20 @@ STAGES = {
             **described("Scatter"),
             "Scatter.series": Case("series", ["gsae"], "data"),
             "Scatter.layout": Case("layout", "overlay", "picture"),
+        },
+    ),
+    "circuit": stage(
+        parse_figure,
+        draw,
+        CIRCUIT,
+        {
+            **described("Circuit"),
+            "Circuit.sae": Case("sae", "ssae", "data"),
+            "CircuitStyle.max_nodes": Case("style.max_nodes", 5, "data"),
+            "CircuitStyle.max_edges": Case("style.max_edges", 2, "data"),
+            "CircuitStyle.max_labels": Case("style.max_labels", 1, "picture"),
+            "CircuitStyle.label_chars": Case("style.label_chars", 2, "picture"),
+            "CircuitStyle.label_tokens": Case("style.label_tokens", 1, "picture"),
         },
     ),
     "methods": stage(

@@ -252,7 +252,35 @@ def plant_debias(root: Path) -> Folders:
             ]
         folders[str(seed)] = root / "debias" / f"seed{seed}"
         write_rows(folders[str(seed)] / "debias.parquet", rows)
+        plant_circuits(folders[str(seed)], g)
     return {"debias": folders}
+
+
+def plant_circuits(folder: Path, g: np.random.Generator) -> None:
+    """Plant a small circuit of the one kind of SAE and a larger one of the other."""
+    nodes, edges = [], []
+    sites = [("embed", 0), *((kind, n) for n in range(3) for kind in ("attn", "mlp", "resid"))]
+    for sae, size in (("gsae", 2), ("ssae", 5)):
+        places = [(*site, order, i) for order, site in enumerate(sites) for i in range(size)]
+        for kind, layer, order, i in places:
+            nodes.append(
+                {
+                    "sae": sae, "node": f"{kind}_{layer}/{i}", "site": f"{kind}_{layer}",
+                    "order": order, "layer": layer, "kind": kind, "part": "latent", "latent": i,
+                    "effect": g.exponential(0.4), "label": " she her Mrs",
+                    "judged": ("gender", "profession")[i % 2],
+                }
+            )  # fmt: skip
+        last = {"node": "output", "site": "output", "order": 99, "layer": 3, "kind": "output"}
+        nodes.append({"sae": sae, **last, "part": "output", "label": "", "judged": ""})
+        names = [one["node"] for one in nodes if one["sae"] == sae]
+        edges += [
+            {"sae": sae, "source": low, "target": high, "effect": g.exponential(0.1)}
+            for low, high in zip(names, names[size:], strict=False)
+        ]
+    table = pd.DataFrame(nodes).astype({"latent": "Int64"})
+    table.to_parquet(folder / "nodes.parquet", index=False)
+    pd.DataFrame(edges).to_parquet(folder / "edges.parquet", index=False)
 
 
 def plant_all(root: Path) -> Folders:

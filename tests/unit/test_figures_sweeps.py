@@ -113,6 +113,11 @@ SCORES: dict[str, Any] = SHOWN | {
     "panels": [{"file": "scores", "column": "f1", "label": "F1", "low": 0, "high": 1}],
 }
 SCATTER: dict[str, Any] = SHOWN | {"kind": "scatter", "series": ["gsae", "dense_t500"]}
+CIRCUIT: dict[str, Any] = {
+    **{key: SHOWN[key] for key in ("title", "source", "statement", "caption")},
+    "kind": "circuit",
+    "sae": "gsae",
+}
 ALL = {"lines": LINES, "curves": CURVES, "concepts": CONCEPTS, "densities": DENSITIES,
        "scores": SCORES, "scatter": SCATTER}  # fmt: skip
 
@@ -268,6 +273,29 @@ def test_the_judge_is_named(folders: planted.Folders, tmp_path: Path) -> None:
     table.to_parquet(other["dense"] / "scores.parquet")
     with pytest.raises(FigureError, match=r"one judge, got \['lexical', 'somebody'\]"):
         draw_from_folders(SCORES, {"explained": other}, planted.context(), tmp_path / "b")
+
+
+def test_the_circuit_of_one_kind_of_sae_and_of_the_first_seed_is_drawn(
+    folders: planted.Folders, tmp_path: Path
+) -> None:
+    sizes = {}
+    for sae in ("gsae", "ssae"):
+        stem = tmp_path / sae
+        draw_from_folders(CIRCUIT | {"sae": sae}, folders, planted.debias_context(), stem)
+        marks = pd.read_parquet(stem.with_suffix(".parquet"))
+        sizes[sae] = int((marks["mark"] == "node").sum())
+        raw = pd.read_parquet(folders["debias"]["0"] / "nodes.parquet")
+        drawn = marks.loc[marks["mark"] == "node", "effect"].sum()
+        assert drawn == pytest.approx(raw.loc[raw["sae"] == sae, "effect"].sum())
+    assert sizes == {"gsae": 21, "ssae": 51}
+    caption = caption_of(parse_figure(CIRCUIT), parse_context(planted.debias_context()))
+    assert "One seed (0)." in caption and "SAEs at 16 sites" in caption
+    with pytest.raises(FigureError, match="no circuit of 'msae' at seed 0"):
+        draw_from_folders(
+            CIRCUIT | {"sae": "msae"}, folders, planted.debias_context(), tmp_path / "x"
+        )
+    with pytest.raises(FigureError, match="kind lines needs a sweep"):
+        draw_from_folders(LINES, folders, planted.debias_context(), tmp_path / "x")
 
 
 def test_what_is_missing_is_named(folders: planted.Folders, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from saeflow.figures.circuit_settings import CircuitStyle
 from saeflow.figures.common_settings import Described, Published
 from saeflow.settings import Settings
 
@@ -92,6 +93,8 @@ class Circuit(Described):
     kind: Literal["circuit"]
     sae: str
     """Kind of SAE whose circuit is drawn, e.g. gsae or ssae."""
+    style: CircuitStyle = CircuitStyle()
+    """How much of it is drawn."""
 
     @property
     def measures(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
+from saeflow.figures.circuit import circuit_marks, draw_circuit
 from saeflow.figures.densities import density_marks, draw_densities
 from saeflow.figures.drawn import as_table, note, write_drawn
 from saeflow.figures.frame import footer
@@ -17,6 +18,8 @@ from saeflow.figures.origin import footer_parts
 from saeflow.figures.rows import FigureError
 from saeflow.figures.scatter import draw_map, map_marks
 from saeflow.figures.settings import (
+    Circuit,
+    DebiasContext,
     Densities,
     Figure,
     Lines,
@@ -41,15 +44,17 @@ def draw_from_folders(
     Raises FigureError that names the series, metric, seed or folder that is missing.
     """
     settings, known = parse_figure(settings), parse_context(context)
-    judge = _judge(settings, folders)
+    judge = known.judge if isinstance(known, DebiasContext) else _judge(settings, folders)
     with house_style():
-        if isinstance(known, SweepContext):
+        if isinstance(settings, Circuit):
+            drawn, figure = _circuit(settings, folders, known.seeds[0])
+        elif isinstance(known, SweepContext):
             drawn, figure = _of_sweep(settings, folders, known)
         else:
-            raise FigureError(f"{settings.source}: no figure of kind {settings.kind} is drawn here")
+            raise FigureError(f"{settings.source}: kind {settings.kind} needs a sweep")
         footer(figure, footer_parts(settings, known, judge))
         save(figure, out_stem)
-    if judge is not None:
+    if judge is not None and isinstance(settings, Densities):
         drawn = pd.concat([drawn, as_table([note(f"Latents explained and scored by: {judge}.")])])
     write_drawn(drawn, out_stem)
 
@@ -58,6 +63,20 @@ def _judge(settings: Figure, folders: Inputs) -> str | None:
     if isinstance(settings, Densities) and "explained" in settings.measures:
         return judge_of(folders, settings)
     return None
+
+
+def _circuit(settings: Circuit, folders: Inputs, seed: int) -> tuple[pd.DataFrame, Drawing]:
+    """The circuit of one seed, with the SAEs of one kind patched in."""
+    nodes, edges = (
+        pd.read_parquet(files_of(folders, file, [str(seed)])[str(seed)])
+        for file in ("nodes", "edges")
+    )
+    if settings.sae not in set(nodes["sae"]):
+        raise FigureError(f"{settings.source}: no circuit of {settings.sae!r} at seed {seed}")
+    of_kind = (table[table["sae"] == settings.sae] for table in (nodes, edges))
+    nodes, edges = (table.drop(columns="sae").reset_index(drop=True) for table in of_kind)
+    drawn = circuit_marks(nodes, edges, settings.style)
+    return drawn, draw_circuit(drawn, settings.style)
 
 
 def _of_sweep(
