@@ -16,6 +16,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,9 @@ def _measured(measure: Callable[..., dict], arguments: tuple[Any, ...]) -> dict[
 
 def alone(measure: Callable[..., dict], *arguments: Any) -> dict[str, float]:
     """Run `measure` in a fresh process and return its result and that process's peak memory."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (measure, arguments))
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
+        return process.submit(_measured, measure, arguments).result()
 
 
 def report(what: str, result: Mapping[str, float]) -> None:
