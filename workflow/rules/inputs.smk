@@ -394,7 +394,8 @@ def sweep_context(sweep, shown):
 
 def judge_name():
     judge = CFG.autointerp.judge
-    return getattr(judge, "model", None) or getattr(judge, "path", None) or judge.kind
+    named = (getattr(judge, key, None) for key in ("model", "path", "id"))
+    return next(filter(None, named), judge.kind)
 
 
 def debias_context(debias):
