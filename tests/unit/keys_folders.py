@@ -150,7 +150,7 @@ STAGES = {
         {
             **described("Circuit"),
             "Circuit.sae": Case("sae", "ssae", "data"),
-            "CircuitStyle.max_nodes": Case("style.max_nodes", 5, "data"),
+            "CircuitStyle.max_nodes": Case("style.max_nodes", 15, "data"),
             "CircuitStyle.max_edges": Case("style.max_edges", 2, "data"),
             "CircuitStyle.max_labels": Case("style.max_labels", 1, "picture"),
             "CircuitStyle.label_chars": Case("style.label_chars", 2, "picture"),
