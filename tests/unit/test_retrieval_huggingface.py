@@ -48,6 +48,16 @@ def test_padding_does_not_count(root: Path) -> None:
     assert encode(root, TEXTS, batch=1) == pytest.approx(together, abs=1e-5)
 
 
+def test_weights_stored_in_half_precision_run_in_float32(root: Path) -> None:
+    model = AutoModel.from_pretrained(root / "bert").to(torch.bfloat16)
+    model.save_pretrained(root / "bert")
+    assert HuggingFaceEncoder(settings(), root, "cpu").model.dtype == torch.float32
+    with torch.no_grad():
+        ids = AutoTokenizer.from_pretrained(root / "bert")(TEXTS[0], return_tensors="pt")
+        expected = model.float()(ids["input_ids"]).last_hidden_state[0].mean(0)
+    assert encode(root, TEXTS[:1])[0] == pytest.approx(expected.numpy(), abs=1e-5)
+
+
 def test_mean_pooled_in_closed_form() -> None:
     hidden = torch.tensor([[[1.0], [3.0], [100.0]], [[5.0], [100.0], [100.0]]])
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])

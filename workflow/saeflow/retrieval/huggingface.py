@@ -19,7 +19,10 @@ from saeflow.retrieval.settings import HuggingFace
 
 
 class HuggingFaceEncoder:
-    """An encoder ready to be used (Contriever's pooling: the mean of what is no padding)."""
+    """An encoder ready to be used (Contriever's pooling: the mean of what is no padding).
+
+    It runs in float32, whatever its weights are stored in: half precision is slow on CPUs.
+    """
 
     files: tuple[str, ...] = ()
 
@@ -29,7 +32,7 @@ class HuggingFaceEncoder:
         where = self._place(root)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(**where)
-            model = AutoModel.from_pretrained(**where, use_safetensors=True)
+            model = AutoModel.from_pretrained(**where, use_safetensors=True, dtype=torch.float32)
         except (OSError, ValueError) as error:
             raise RetrievalError(
                 f"encoder {settings.model or settings.folder} cannot be loaded ({error}); it needs "
