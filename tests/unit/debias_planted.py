@@ -48,9 +48,9 @@ BASE: dict[str, Any] = {
     "sites": SITES,
     "probe_site": PROBE_SITE,
     "probe": {"epochs": 5, "batch_size": 8, "learning_rate": 0.05},
-    "attribution": {"examples": 40, "batch_size": 8, "steps": 2, "threshold": 0.05},
+    "attribution": {"examples": 40, "batch_size": 20, "steps": 2, "threshold": 0.05},
     "circuit": {"examples": 4},
-    "skyline": {"steps": 1},
+    "skyline": {"count": 4, "steps": 1},
     "slice": {"share": 0.5},
     "judge": {"min_activations": 1},
     "cbp": {"keywords": ["he", "she", "ward", "lecture"]},
@@ -58,18 +58,21 @@ BASE: dict[str, Any] = {
 }
 
 
-def planted_subject(folder: Path, layers: int = 3) -> Subject:
-    """Write the subject's folder and return it loaded."""
+def planted_subject(folder: Path, noise: float = 0.0) -> Subject:
+    """Write the subject's folder and return it loaded.
+
+    With `noise`, the deviation of their weights, attention and MLP write something after all.
+    """
     torch.manual_seed(0)
     config = GPTNeoXConfig(
-        vocab_size=D_IN + 1, hidden_size=D_IN, num_hidden_layers=layers, num_attention_heads=2,
+        vocab_size=D_IN + 1, hidden_size=D_IN, num_hidden_layers=3, num_attention_heads=2,
         intermediate_size=16, max_position_embeddings=16,
     )  # fmt: skip
     model = GPTNeoXForCausalLM(config).eval()
     with torch.no_grad():
         for layer in model.gpt_neox.layers:
             for part in (layer.attention.dense, layer.mlp.dense_4h_to_h):
-                nn.init.zeros_(part.weight)
+                nn.init.normal_(part.weight, std=noise)
                 nn.init.zeros_(part.bias)
         model.gpt_neox.embed_in.weight[0] = 3.0  # the begin token is far from all text
         model.gpt_neox.embed_in.weight[1:] = torch.eye(D_IN)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from debias_planted import D_IN, PROBE_SITE, planted_subject
 from torch import Tensor, nn
-from transformers import GPTNeoXForCausalLM
 
 from saeflow.debias.biographies import Examples
 from saeflow.debias.patched import (
@@ -56,14 +55,8 @@ def decoded(sae: SAE, x_nd: Tensor, latents: list[int]) -> Tensor:
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """A subject that computes something: the planted one, with random attention and MLP."""
-    found = planted_subject(tmp_path_factory.mktemp("subject"))
-    generator = torch.Generator().manual_seed(0)
-    assert isinstance(found.model, GPTNeoXForCausalLM)
-    for layer in found.model.gpt_neox.layers:
-        for part in (layer.attention.dense, layer.mlp.dense_4h_to_h):
-            part.weight.normal_(std=0.5, generator=generator)
-    return found
+    """One whose attention and MLP write something."""
+    return planted_subject(tmp_path_factory.mktemp("subject"), noise=0.5)
 
 
 def examples(lengths: tuple[int, ...] = (5, 3, 7, 4)) -> Examples:

@@ -126,9 +126,9 @@ class ConceptBottleneck(Settings):
 class Skyline(Settings):
     """What ablating the units with the largest effect on predicted gender would do."""
 
-    count: PositiveInt | None = None
-    """Units that are ablated; null is as many as SHIFT ablates with the first kind of SAE, as in
-    the paper, whose thresholds were chosen so (55)."""
+    count: PositiveInt | None = 55
+    """Units that are ablated; null is as many as SHIFT ablates with the first kind of SAE. The
+    paper's thresholds were chosen so that it is that, which was 55."""
     steps: PositiveInt = 10
     """Points on the path of each site."""
 
@@ -147,8 +147,9 @@ class Slice(Settings):
 class Judge(Settings):
     """Telling latents of gender from latents of the profession without a person."""
 
-    statistic: Literal["max", "mean"] = "max"
-    """What a biography's activation is: the largest over its tokens, or their mean."""
+    statistic: Literal["mean", "max"] = "mean"
+    """What a biography's activation is: the mean over its tokens, as the probe reads them, or the
+    largest, which says little of latents that are active everywhere."""
     margin: float = Field(default=0.1, ge=0, lt=0.5)
     """By how much the association with gender must exceed that with the profession; both are
     |AUROC - 0.5|, each within the classes of the other label. 0.1 is about two standard errors on

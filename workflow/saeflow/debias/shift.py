@@ -47,13 +47,19 @@ Decide = Callable[[Sliced, Mapping[str, Tensor]], pd.DataFrame]
 `ablated` and what the decision rests on."""
 
 
+DESCRIBED = ("sae", "compressed", "site", "module", "latent", "id", "effect", "label")
+
+
 class Found(NamedTuple):
     """The latents that the probe relies on."""
 
     effects: Effects
     """Of all latents."""
+    candidates: int
+    """Latents above the threshold."""
     table: pd.DataFrame
-    """Those above the threshold, with the decision on each."""
+    """A row a latent that was decided on: those above the threshold and those that a person names
+    besides; columns `DESCRIBED`, `ablated` and what the decision rests on."""
 
     def units(self) -> Units:
         """Return the latents to be ablated, by module and index in the SAE."""
@@ -101,20 +107,17 @@ def find_latents(experiment: Experiment, probe: Probe, sliced: Sliced, decide: D
         for module, effect_f in effects.latents.items()
     }
     table = decide(sliced, candidates)
-    return Found(effects, _described(experiment, sliced, effects, candidates, table))
+    found = _described(experiment, sliced, effects, table)
+    return Found(effects, sum(map(len, candidates.values())), found)
 
 
 def _described(
-    experiment: Experiment,
-    sliced: Sliced,
-    effects: Effects,
-    candidates: Mapping[str, Tensor],
-    table: pd.DataFrame,
+    experiment: Experiment, sliced: Sliced, effects: Effects, table: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return the table with the site, the latent's id in the whole SAE, its effect and tokens."""
+    """Return the decisions with each latent's site, id in the whole SAE, effect and tokens."""
     settings = experiment.settings
     names = {module: site for site, module in settings.sites.items()}
-    lists = {module: latents.tolist() for module, latents in candidates.items()}
+    lists = {m: table.loc[table["module"] == m, "latent"].tolist() for m in sliced.saes}
     lines = top_tokens(
         experiment.subject, sliced.saes, lists, experiment.sets.judge,
         number=settings.top_tokens, batch_tokens=settings.batch_tokens,
@@ -130,14 +133,12 @@ def _described(
             "effect": float(effects.latents[module][latent]),
             "label": line,
         }
-        for module in sliced.saes
-        for latent, line in zip(lists[module], lines.get(module, []), strict=True)
+        for module, of_module in lines.items()
+        for latent, line in zip(lists[module], of_module, strict=True)
     ]
-    described = pd.DataFrame(
-        rows,
-        columns=["sae", "compressed", "site", "module", "latent", "id", "effect", "label"],
-    )
-    return described.merge(table, on=["module", "latent"], how="left", validate="one_to_one")
+    described = pd.DataFrame(rows, columns=list(DESCRIBED)).astype({"latent": "int64"})
+    decided = table.astype({"latent": "int64"})
+    return described.merge(decided, on=["module", "latent"], validate="one_to_one")
 
 
 def shift(experiment: Experiment, probe: Probe, sliced: Sliced, found: Found) -> list[Outcome]:
@@ -145,7 +146,7 @@ def shift(experiment: Experiment, probe: Probe, sliced: Sliced, found: Found) ->
     sets, units = experiment.sets, found.units()
     edits = zeroed(sliced.saes, units)
     name = f"{sliced.name}_shift"
-    counts = {"ablated_latents": count(units), "circuit_latents": len(found.table)}
+    counts = {"ablated_latents": count(units), "circuit_latents": found.candidates}
     train_nd = experiment.read(sets.ambiguous, f"{name}, ambiguous set", edits)
     test_nd = experiment.read(sets.test, f"{name}, test set", edits)
     retrained = experiment.fit(train_nd, sets.ambiguous)
