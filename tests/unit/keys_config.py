@@ -159,7 +159,7 @@ def base() -> dict[str, Any]:
     """Return the smoke scale with a second grid and timing, and a subject in a folder."""
     user = {"scale": "smoke", "papers": ["ortsae", "ssae"]}
     tree = load_config(user, ROOT / "config").model_dump(mode="json")
-    sites = {"sites": ["gpt_neox.layers.*"]}
+    sites = {"sites": ["gpt_neox.*", *(f"gpt_neox.layers.*{m}" for m in ("", ".attention", ".mlp"))]}
     tree["subjects"]["tiny"] |= sites
     tree["subjects"]["own"] = {"source": "folder", "path": "model", "context": 64} | sites
     frozen = {"source": "trained", "variant": "topk", "corpus": "docs", "d_sae": 64, "l0": 4}
@@ -199,6 +199,7 @@ TIMED_SWEEP = {
 }
 CASES = {
     "Config.scale": Case("scale", "desk", "targets"),
+    "Config.papers": Case("papers", ["ortsae"], "targets"),
     "Config.seeds": Case("seeds", [0, 1, 2], "targets"),
     "Config.train_together": Case("train_together", 3, "together"),
     "Config.data_dir": Case("data_dir", "own_data", "roots"),
@@ -225,7 +226,7 @@ CASES = {
     "Series.corpus": Case(f"{SWEEP}.series.all.corpus", "facts", "series"),
     "Series.variant": Case(f"{SWEEP}.series.all.variant", "ssae_t5", "series"),
     "Series.label": Case(f"{SWEEP}.series.bm25.label", "Another", "figures"),
-    "Tested.corpus": Case(f"{SWEEP}.tested.physics.corpus", "docs", "series"),
+    "Tested.corpus": Case("ssae.sweeps.gsae.tested.docs.corpus", "facts", "series"),
     "Tested.split": Case(f"{SWEEP}.tested.physics.split", "validation", "series"),
     "Debiasing.subject": Case("ssae.debias.subject", "own", "debias"),
     "Debiasing.corpus": Case("ssae.debias.corpus", "biographies", "debias"),

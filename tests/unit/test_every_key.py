@@ -9,10 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import keys_activations
+import keys_autointerp
 import keys_claims
+import keys_concept_recall
 import keys_config
 import keys_corpora
 import keys_evaluation
+import keys_retrieval
+import keys_retrieval_tracin
 import keys_sae
 import keys_shown
 import keys_subjects
@@ -20,14 +24,17 @@ import pytest
 from keys_case import Stage, keys_of, owner
 
 from saeflow.config import Config
-from saeflow.targets import targets
 
 ROOMS = (
     keys_corpora,
+    keys_retrieval,
+    keys_retrieval_tracin,
     keys_subjects,
     keys_activations,
     keys_sae,
     keys_evaluation,
+    keys_concept_recall,
+    keys_autointerp,
     keys_shown,
     keys_claims,
     keys_config,
@@ -52,16 +59,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_every_key_has_one_case() -> None:
     named = [key for _, key in CASES]
     assert len(set(named)) == len(named)
-    assert set(named) | {"Config.papers"} == keys_of(Config)
-
-
-def test_papers_decides_whose_targets_there_are() -> None:
-    """Of one paper there is no other choice, so this goes past what the settings allow."""
-    plan = STAGES["plan"]
-    config = plan.parse(plan.settings)
-    none = config.model_copy(update={"papers": ()})
-    assert {target.path.split("/")[-1] for target in targets(none)} == {"report.html"}
-    assert len(list(targets(config))) > 1
+    assert set(named) == keys_of(Config)
 
 
 @pytest.mark.parametrize(("name", "key"), CASES)

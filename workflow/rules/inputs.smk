@@ -371,7 +371,6 @@ def shown_context(paper, shown):
 def sweep_context(sweep, shown):
     series = {name: sweep.series[name] for name in shown.series}
     first, variants = sweep.l0[0], {name: s.variant for name, s in series.items()}
-    explained = "explained" in shown.measures
     return {
         "scale": CFG.scale,
         "subject": sweep.subject,
@@ -388,14 +387,7 @@ def sweep_context(sweep, shown):
         "reference_l0": sweep.reference_l0,
         "seeds": list(CFG.seeds),
         "labels": {name: s.label or name for name, s in series.items()},
-        "judge": judge_name() if explained else None,
     }
-
-
-def judge_name():
-    judge = CFG.autointerp.judge
-    named = (getattr(judge, key, None) for key in ("model", "path", "id"))
-    return next(filter(None, named), judge.kind)
 
 
 def debias_context(debias):
@@ -487,7 +479,10 @@ def sweep_rows(paper, name, claims):
             for metric in (part.metric, part.baseline_metric)
             if metric is not None
         }
-        for measure in sorted(map(measure_of, metrics)):
+        measures = set(map(measure_of, metrics))
+        if claim.l0_tolerance is not None:
+            measures.add("core")  # has the measured L0
+        for measure in sorted(measures):
             for folder in claim_folders(paper, name, measure, claim.variants, tested):
                 files[f"{folder}/{MEASURE_FILES[measure]}"] = None
     return list(files)

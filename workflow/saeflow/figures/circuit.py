@@ -73,7 +73,8 @@ def circuit_marks(nodes: pd.DataFrame, edges: pd.DataFrame, settings: CircuitSty
     nodes = nodes.assign(size=nodes["effect"].abs().fillna(float("inf")))
     shown = nodes.nlargest(settings.max_nodes, "size").sort_index()
     both = edges["source"].isin(shown["node"]) & edges["target"].isin(shown["node"])
-    strongest = edges[both].assign(size=edges["effect"].abs()).nlargest(settings.max_edges, "size")
+    kept = edges[both]
+    strongest = kept.assign(size=kept["effect"].abs()).nlargest(settings.max_edges, "size")
     at = placed(shown, strongest, settings)
     node_marks = nodes.assign(mark="node", drawn=nodes.index.isin(at.index)).join(
         at[["row", "x", "width", "text"]]
