@@ -46,7 +46,11 @@ class BM25(Settings):
 
 
 class LSA(Settings):
-    """TF-IDF and a truncated SVD (latent semantic analysis; Deerwester et al. 1990)."""
+    """TF-IDF and a truncated SVD (latent semantic analysis; Deerwester et al. 1990).
+
+    Needs no trained encoder. On installed documentation it finds more of a domain than the mean
+    hidden states of the small subject trained on it, in a tenth of the time.
+    """
 
     kind: Literal["lsa"]
     words: Words = Words()
