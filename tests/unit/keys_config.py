@@ -123,7 +123,7 @@ def series_of(rules: SimpleNamespace, config: Config, name: str) -> Any:
             rules.tested_split(w),
             rules.sweep_exclusion(w),
             rules.sweep_baseline(w),
-            rules.pareto_inputs(SimpleNamespace(**here)),
+            rules.pareto_files(w),
             rules.counts_folders(w),
             rules.map_saes(w),
         )
@@ -159,7 +159,9 @@ def base() -> dict[str, Any]:
     """Return the smoke scale with a second grid and timing, and a subject in a folder."""
     user = {"scale": "smoke", "papers": ["ortsae", "ssae"]}
     tree = load_config(user, ROOT / "config").model_dump(mode="json")
-    sites = {"sites": ["gpt_neox.*", *(f"gpt_neox.layers.*{m}" for m in ("", ".attention", ".mlp"))]}
+    sites = {
+        "sites": ["gpt_neox.*", *(f"gpt_neox.layers.*{m}" for m in ("", ".attention", ".mlp"))]
+    }
     tree["subjects"]["tiny"] |= sites
     tree["subjects"]["own"] = {"source": "folder", "path": "model", "context": 64} | sites
     frozen = {"source": "trained", "variant": "topk", "corpus": "docs", "d_sae": 64, "l0": 4}

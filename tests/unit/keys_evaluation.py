@@ -101,8 +101,13 @@ def run_pareto(settings: ParetoSettings, world: Path, out: Path) -> Result:
                 make_row(point, split="test", seed=0, metric=m, value=v, n=10)
                 for m, v in values.items()
             ]
-    write_rows(out / "core.parquet", rows)
-    write_pareto([out / "core.parquet"], "gsae", settings, out / "pareto")
+    names = sorted({row.variant for row in rows})
+    paths = {name: out / name / "core.parquet" for name in names}
+    for name, path in paths.items():
+        write_rows(path, [row for row in rows if row.variant == name])
+        write_manifest(path.parent, kind="metrics", settings={}, files=[path.name])
+    [series] = set(names) - {"gsae"}
+    write_pareto(paths, series, "gsae", settings, out / "pareto")
     found = read_rows([out / "pareto" / "pareto.parquet"])
     return {"metrics": found["metric"].value_counts().to_dict()}
 

@@ -27,8 +27,8 @@ def folders_in(world: Path) -> planted.Folders:
     return each | {measure: {"": world / measure} for measure in SHARED} | {"debias": seeds}
 
 
-EACH = ("core", "tokens", "explained", "concepts")
-SHARED = ("pareto", "ratios", "map")
+EACH = ("core", "pareto", "tokens", "ratios", "explained", "concepts")
+SHARED = ("map",)
 
 
 def context_of(settings: Any) -> dict[str, Any]:

@@ -87,20 +87,21 @@ def core_rows(series: str, corpus: str = TEXT) -> list[Row]:
 
 
 def plant_core(root: Path) -> Folders:
-    """Plant `core` (a folder a series) and `pareto` (one, where a seed of BM25 lacks a point)."""
+    """Plant `core` and `pareto`, a folder a series; a seed of BM25 lacks a point of the latter."""
     folders = {name: root / "core" / name for name in SERIES}
     for name, folder in folders.items():
         rows = [one for one in core_rows(name) if one.metric != "perplexity_ratio"]
         write_rows(folder / "core.parquet", rows)
-    related = [
-        one
-        for name in SERIES
-        for corpus in (TEXT, "exercises")
-        for one in core_rows(name, corpus)
-        if one[6:10] != ("bm25", D_SAE, 72, 1) or one.metric in ("l0", "perplexity_clean")
-    ]
-    write_rows(root / "pareto" / "pareto.parquet", related)
-    return {"core": folders, "pareto": {"": root / "pareto"}}
+    related = {name: root / "pareto" / name for name in SERIES}
+    for name, folder in related.items():
+        rows = [
+            one
+            for corpus in (TEXT, "exercises")
+            for one in core_rows(name, corpus)
+            if one[6:10] != ("bm25", D_SAE, 72, 1) or one.metric in ("l0", "perplexity_clean")
+        ]
+        write_rows(folder / "pareto.parquet", rows)
+    return {"core": folders, "pareto": related}
 
 
 def _curves(series: str) -> dict[str, tuple[np.ndarray, Callable[[np.random.Generator], Any]]]:
@@ -149,23 +150,23 @@ def plant_tokens(root: Path, series: Iterable[str] = SERIES) -> Folders:
 
 
 def plant_ratios(root: Path) -> Folders:
-    """Plant log ratios of activation counts of all series in one folder."""
-    folder = root / "ratios"
-    folder.mkdir(parents=True)
-    tables = [
-        pd.DataFrame(
-            {
-                "series": name,
-                "seed": seed,
-                "latent": np.arange(D_SAE),
-                "log_ratio": random_of(name, seed).normal(0.3 - 2 * _TAIL[name], 0.8, D_SAE),
-            }
-        )
-        for name in SERIES
-        for seed in SEEDS
-    ]
-    pd.concat(tables).to_parquet(folder / "ratios.parquet", index=False)
-    return {"ratios": {"": folder}}
+    """Plant log ratios of activation counts, a folder a series."""
+    folders = {name: root / "ratios" / name for name in SERIES}
+    for name, folder in folders.items():
+        folder.mkdir(parents=True)
+        tables = [
+            pd.DataFrame(
+                {
+                    "series": name,
+                    "seed": seed,
+                    "latent": np.arange(D_SAE),
+                    "log_ratio": random_of(name, seed).normal(0.3 - 2 * _TAIL[name], 0.8, D_SAE),
+                }
+            )
+            for seed in SEEDS
+        ]
+        pd.concat(tables).to_parquet(folder / "ratios.parquet", index=False)
+    return {"ratios": folders}
 
 
 def plant_scores(root: Path, series: Iterable[str] = SERIES) -> Folders:

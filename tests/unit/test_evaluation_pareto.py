@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from saeflow.artifacts import ArtifactError, read_manifest
+from saeflow.artifacts import ArtifactError, read_manifest, write_manifest
 from saeflow.evaluation.pareto import Line, line, mean_gap, relate_series, write_pareto
 from saeflow.evaluation.rows import Point, Row, make_row, read_rows, write_rows
 from saeflow.evaluation.settings import PARETO_METRICS, ParetoSettings
@@ -152,18 +152,21 @@ def test_what_cannot_be_compared_is_named() -> None:
 
 
 def test_the_files_of_a_sweep_become_one(tmp_path: Path, capsys) -> None:
-    paths = [tmp_path / "gsae.parquet", tmp_path / "bm25.parquet"]
-    write_rows(paths[0], core_rows("gsae", power_law(100, 4, 16)))
-    write_rows(paths[1], core_rows("bm25", power_law(80, 4, 40)))
-    write_pareto(paths, "gsae", ParetoSettings(), tmp_path / "out")
+    paths = {name: tmp_path / name / "core.parquet" for name in ("gsae", "bm25")}
+    write_rows(paths["gsae"], core_rows("gsae", power_law(100, 4, 16)))
+    write_rows(paths["bm25"], core_rows("bm25", power_law(80, 4, 40)))
+    for path in paths.values():
+        write_manifest(path.parent, kind="metrics", settings={}, files=[path.name])
+    write_pareto(paths, "bm25", "gsae", ParetoSettings(), tmp_path / "out")
     found = read_rows([tmp_path / "out" / "pareto.parquet"])
+    assert set(found["variant"]) == {"bm25"}
     assert values(found, "bm25", "perplexity_ratio") == pytest.approx({4: 0.8})
     manifest = read_manifest(tmp_path / "out", kind="metrics", deep=True)
     assert manifest["stats"]["absent"] == {"bm25 on physics": 1}
     assert "bm25 on physics: 1 times beyond the L0 of gsae" in capsys.readouterr().err
     with pytest.raises(ArtifactError, match=r"out: the baseline 'dense' is none"):
-        write_pareto(paths, "dense", ParetoSettings(), tmp_path / "out")
+        write_pareto(paths, "bm25", "dense", ParetoSettings(), tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
-    paths[1].write_bytes(b"cut")
-    with pytest.raises(ArtifactError, match=r"bm25\.parquet is not a readable"):
-        write_pareto(paths, "gsae", ParetoSettings(), tmp_path / "out")
+    paths["bm25"].write_bytes(b"cut")
+    with pytest.raises(ArtifactError, match=r"core\.parquet is not a readable"):
+        write_pareto(paths, "bm25", "gsae", ParetoSettings(), tmp_path / "out")

@@ -306,7 +306,7 @@ def test_what_is_missing_is_named(folders: planted.Folders, tmp_path: Path) -> N
     fewer = {"core": {"gsae": folders["core"]["gsae"]}, "pareto": folders["pareto"]}
     with pytest.raises(FigureError, match="folders of measure 'core' of bm25, dense_tracin"):
         draw(LINES, fewer)
-    with pytest.raises(FigureError, match="folders of measure 'pareto' of the sweep"):
+    with pytest.raises(FigureError, match="folders of measure 'pareto' of gsae"):
         draw(LINES, {"core": folders["core"]})
     with pytest.raises(FigureError, match="metric 'no_such' of variant 'gsae' at L0 8"):
         draw(LINES | {"panels": [panel | {"metric": "no_such"}]})

@@ -50,6 +50,10 @@ def test_the_paper_scale_names_the_data_that_it_needs_a_copy_of(fresh, tmp_path)
         assert f"{tmp_path}/data/{name} does not exist" in result.stdout + result.stderr
     for name in COPIES:
         (tmp_path / "data" / name).mkdir(parents=True)
+    encoder = tmp_path / "data" / "contriever"
+    assert f"{encoder} holds no config.json" in result.stdout + result.stderr
+    encoder.mkdir()
+    (encoder / "config.json").write_text("{}")
     planned = fresh.planned("--configfile", str(path), scale="paper")
     # GSAE and 16 SSAEs at 8 L0; of the planted text 4 and 2 of ERM against TERM at one.
     assert planned["train_sae"] > 3 * 8 * 17

@@ -348,8 +348,6 @@ def shown_folders(paper, shown):
 
 
 def sweep_folders(paper, shown, measure):
-    if measure == "pareto":
-        return {shown.sweep: P.pareto(paper, shown.sweep)}
     if measure in SHARED_MEASURES:
         return {shown.sweep: P.shared(paper, shown.sweep, measure, shown.tested)}
     return {
@@ -489,8 +487,6 @@ def sweep_rows(paper, name, claims):
 
 
 def claim_folders(paper, sweep, measure, series, tested):
-    if measure == "pareto":
-        return [P.pareto(paper, sweep)]
     if measure in SHARED_MEASURES:
         return [P.shared(paper, sweep, measure, text) for text in tested]
     return [P.measure(paper, sweep, measure, s, t) for s in series for t in tested]

@@ -90,28 +90,30 @@ def sweep_exclusion(wildcards):
     return manifest(P.activations(sweep.subject, corpus, "train"))
 
 
-def measure_folders(wildcards, measure):
-    """Folders of a measure of every series of a sweep, on one text or on all."""
-    sweep = sweep_of(wildcards)
-    texts = [wildcards.tested] if hasattr(wildcards, "tested") else sweep.tested
+def compared(wildcards, measure):
+    """Folders of a measure of a series and of the baseline, on one text."""
     where = (wildcards.paper, wildcards.sweep, measure)
-    return {
-        (series, tested): P.measure(*where, series, tested)
-        for series, tested in product(sweep.series, texts)
-    }
+    names = dict.fromkeys((wildcards.series, sweep_baseline(wildcards)))
+    return {name: P.measure(*where, name, wildcards.tested) for name in names}
 
 
 def pareto_inputs(wildcards):
-    return [manifest(f) for f in measure_folders(wildcards, "core").values()]
+    return [manifest(folder) for folder in compared(wildcards, "core").values()]
+
+
+def pareto_files(wildcards):
+    return {
+        name: f"{folder}/core.parquet"
+        for name, folder in compared(wildcards, "core").items()
+    }
 
 
 def counts_inputs(wildcards):
-    return [manifest(f) for f in measure_folders(wildcards, "tokens").values()]
+    return [manifest(folder) for folder in counts_folders(wildcards).values()]
 
 
 def counts_folders(wildcards):
-    folders = measure_folders(wildcards, "tokens")
-    return {series: folder for (series, _), folder in folders.items()}
+    return compared(wildcards, "tokens")
 
 
 def map_saes(wildcards):

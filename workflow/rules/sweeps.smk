@@ -36,11 +36,11 @@ rule relate_series:
     input:
         pareto_inputs,
     output:
-        manifest(P.pareto("{paper}", "{sweep}")),
+        manifest(P.measure("{paper}", "{sweep}", "pareto", "{series}", "{tested}")),
     log:
-        P.log("relate_series", "{paper}-{sweep}"),
+        P.log("relate_series", "{paper}-{sweep}-{series}-{tested}"),
     benchmark:
-        P.benchmark("relate_series", "{paper}-{sweep}")
+        P.benchmark("relate_series", "{paper}-{sweep}-{series}-{tested}")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -49,6 +49,7 @@ rule relate_series:
         runtime=10,
     params:
         settings=plain(CFG.evaluation.pareto),
+        files=pareto_files,
         baseline=sweep_baseline,
         code=fingerprint("saeflow.evaluation.pareto"),
     script:
@@ -89,11 +90,11 @@ rule compare_counts:
     input:
         counts_inputs,
     output:
-        manifest(P.shared("{paper}", "{sweep}", "ratios", "{tested}")),
+        manifest(P.measure("{paper}", "{sweep}", "ratios", "{series}", "{tested}")),
     log:
-        P.log("compare_counts", "{paper}-{sweep}-{tested}"),
+        P.log("compare_counts", "{paper}-{sweep}-{series}-{tested}"),
     benchmark:
-        P.benchmark("compare_counts", "{paper}-{sweep}-{tested}")
+        P.benchmark("compare_counts", "{paper}-{sweep}-{series}-{tested}")
     conda:
         "../../envs/cpu.yaml"
     threads: 1

@@ -48,10 +48,6 @@ class Paths:
         """Folder of one measure of a series of a sweep on one text, all seeds."""
         return f"{self.root}/metrics/{paper}/{sweep}/{measure}/{series}/{tested}"
 
-    def pareto(self, paper: str, sweep: str) -> str:
-        """Folder of what relates the series of a sweep to its baseline."""
-        return f"{self.root}/metrics/{paper}/{sweep}/pareto"
-
     def shared(self, paper: str, sweep: str, measure: str, tested: str) -> str:
         """Folder of one measure of all series of a sweep together on one text."""
         return f"{self.root}/metrics/{paper}/{sweep}/{measure}/{tested}"

@@ -7,7 +7,8 @@ with job(snakemake.log[0], snakemake.threads):
     from saeflow.evaluation.settings import ParetoSettings
 
     write_pareto(
-        [Path(manifest).parent / "core.parquet" for manifest in snakemake.input],
+        {name: Path(path) for name, path in snakemake.params.files.items()},
+        snakemake.wildcards.series,
         snakemake.params.baseline,
         ParetoSettings.model_validate(snakemake.params.settings),
         Path(snakemake.output[0]).parent,

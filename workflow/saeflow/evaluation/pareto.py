@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,28 +162,30 @@ def _row(point: dict[Any, Any], metric: str, value: float) -> Row:
     return Row(**{name: point[name] for name in names}, metric=metric, value=float(value))
 
 
-def write_pareto(paths: Sequence[Path], baseline: str, settings: ParetoSettings, out: Path) -> None:
-    """Relate all series of a sweep to its baseline, and write `pareto.parquet` and the manifest.
+def write_pareto(
+    paths: Mapping[str, Path], series: str, baseline: str, settings: ParetoSettings, out: Path
+) -> None:
+    """Relate a series to the baseline, and write `pareto.parquet` and the manifest.
 
-    `paths` are the `core.parquet` files of all series, the baseline among them, and texts. What
-    cannot be told is counted in the manifest's `stats.absent`. Raises ArtifactError for files that
-    cannot be read or do not fit together.
+    `paths` are the `core.parquet` files of both, on one text, by name; a baseline is related to
+    itself as well. What cannot be told is counted in the manifest's `stats.absent`. Raises
+    ArtifactError for files that cannot be read or do not fit together.
     """
     clock, out = Clock(), begin(out)
-    rows = read_rows(paths)
+    rows = read_rows(paths.values())
     try:
         found, absent = relate_series(rows, baseline, settings)
     except ValueError as error:
         raise ArtifactError(f"{out}: {error}") from error
     for what, times in sorted(absent.items()):
         say(f"{what}: {times} times beyond the L0 of {baseline}, without a ratio")
-    write_rows(out / PARETO, found)
+    write_rows(out / PARETO, [row for row in found if row.variant == series])
     write_manifest(
         out,
         kind="metrics",
-        settings={"pareto": settings.model_dump(), "baseline": baseline},
+        settings={"pareto": settings.model_dump(), "series": series, "baseline": baseline},
         files=[PARETO],
-        inputs={str(path): path for path in paths},
+        inputs={name: path.parent for name, path in paths.items()},
         stats={"absent": dict(sorted(absent.items()))},
         code=fingerprint(__name__),
         clock=clock,

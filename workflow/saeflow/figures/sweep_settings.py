@@ -24,7 +24,7 @@ MEASURE_OF = {
     "edges": "debias",
 }
 # One folder for all series of a sweep; of the others, each series has its own.
-SHARED_MEASURES = frozenset({"pareto", "ratios", "map"})
+SHARED_MEASURES = frozenset({"map"})
 
 
 class SweepContext(Settings):
