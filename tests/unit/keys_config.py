@@ -90,6 +90,11 @@ def run(config: Config, world: Path, out: Path) -> Result:
             rules.activation_settings(SimpleNamespace(subject=name, split="train"))
             for name in config.subjects
         ],
+        "selections": [
+            (rules.selection_settings(w), rules.tracin_inputs(w))
+            for name in rules.SELECTIONS
+            for w in [SimpleNamespace(corpus=name)]
+        ],
         "together": [[(s.path, s.seed) for s in saes] for saes in rules.sae_groups()],
         "series": [series_of(rules, config, name) for name in config.ssae.sweeps],
         "debias": debias_of(rules, config),
@@ -135,6 +140,8 @@ def series_of(rules: SimpleNamespace, config: Config, name: str) -> Any:
 def debias_of(rules: SimpleNamespace, config: Config) -> Any:
     """Return what a job of the debiasing experiment is given."""
     w = SimpleNamespace(paper="ssae", seed=0)
+    if config.ssae.debias is None:
+        return None
     return (
         rules.debias_subject(w),
         rules.debias_corpus(w),
@@ -166,7 +173,13 @@ def base() -> dict[str, Any]:
     tree["subjects"]["own"] = {"source": "folder", "path": "model", "context": 64} | sites
     frozen = {"source": "trained", "variant": "topk", "corpus": "docs", "d_sae": 64, "l0": 4}
     tree["variants"]["residual"] = {"activation": "topk", "error_of": frozen}
-    tree["corpora"]["more"] = tree["corpora"]["facts"]
+    hub = {"source": "hub", "id": "some/model", "revision": "v1", "context": 64}
+    llama = {"source": "llama2c", "checkpoint": "a.bin", "tokenizer": "b.bin", "context": 64}
+    tree["subjects"] |= {"hub": hub | sites, "llama": llama | sites}
+    sweeps = tree["ssae"]["sweeps"]
+    sweeps["gsae"]["tested"]["more"] = {"corpus": "facts"}
+    sweeps["again"] = sweeps["gsae"] | {"d_sae": 64}
+    sweeps["third"] = sweeps["second"] | {"d_sae": 64}
     other = {"d_sae": 128, "variants": [*tree["ortsae"]["grids"]["main"]["variants"], "residual"]}
     tree["ortsae"]["grids"]["other"] = tree["ortsae"]["grids"]["main"] | other
     tree["ortsae"]["timings"]["again"] = tree["ortsae"]["timings"]["steps"]
@@ -189,6 +202,17 @@ def run_timing(timing: Timing, world: Path, out: Path) -> Result:
 
 MAIN = "ortsae.grids.main"
 SWEEP = "ssae.sweeps.physics"
+RERANKED = "corpora.physics_bm25_tracin.tracin.sae"
+IN_FOLDERS = {
+    "data_dir": str(ROOT / "tests"),
+    "ssae.debias.saes.gsae": {
+        "source": "folder",
+        "path": "fixtures/saes/saelens/standard",
+        "d_sae": 8,
+    },
+}
+PLAN = base()
+SECOND = [claim["id"] for claim in PLAN["ssae"]["claims"]].index("coverage_dense_second")
 FROZEN = "variants.residual.error_of"
 TIMED_ALONE = {"ortsae.claims": [], "ortsae.tables": {}}
 IN_BOTH = ["batchtopk", "matryoshka", "ortsae"]
@@ -236,6 +260,32 @@ CASES = {
     "SiteSAEs.variant": Case("ssae.debias.saes.ssae.variant", "gsae_sites", "debias"),
     "SiteSAEs.d_sae": Case("ssae.debias.saes.ssae.d_sae", 32, "debias"),
     "SiteSAEs.l0": Case("ssae.debias.saes.ssae.l0", 4, "debias"),
+    "SiteFolders.path": Case(
+        "ssae.debias.saes.gsae.path", "fixtures/saes/saelens/jumprelu", "debias", IN_FOLDERS
+    ),
+    "SiteFolders.d_sae": Case("ssae.debias.saes.gsae.d_sae", 9, "figures", IN_FOLDERS),
+    "Paper.debias": Case(
+        "ssae.debias",
+        None,
+        "debias",
+        {"ssae.figures": {}, "ssae.tables": {}, "ssae.claims": []},
+    ),
+    "TracInSAE.variant": Case(f"{RERANKED}.variant", "gsae_t500", "selections"),
+    "TracInSAE.corpus": Case(f"{RERANKED}.corpus", "facts", "selections"),
+    "TracInSAE.d_sae": Case(f"{RERANKED}.d_sae", 64, "selections"),
+    "TracInSAE.l0": Case(f"{RERANKED}.l0", 4, "selections"),
+    "TracInSAE.seed": Case(f"{RERANKED}.seed", 1, "selections"),
+    "Lines.sweep": Case("ssae.figures.fig3.sweep", "again", "figures"),
+    "Lines.tested": Case("ssae.figures.fig3.tested", "more", "figures"),
+    "Densities.sweep": Case("ssae.figures.fig4.sweep", "again", "figures"),
+    "Densities.tested": Case("ssae.figures.fig4.tested", "more", "figures"),
+    "Scatter.sweep": Case("ssae.figures.fig19.sweep", "again", "figures"),
+    "Scatter.tested": Case("ssae.figures.fig19.tested", "more", "figures"),
+    "Latents.sweep": Case("ssae.tables.table2.sweep", "again", "tables"),
+    "Latents.tested": Case("ssae.tables.table2.tested", "more", "tables"),
+    "ClaimSettings.sweep": Case(f"ssae.claims.{SECOND}.sweep", "third", "claims"),
+    "FromHub.cached_tokens": Case("subjects.hub.cached_tokens", 9, "caches"),
+    "FromLlama2c.cached_tokens": Case("subjects.llama.cached_tokens", 9, "caches"),
     "FromFolder.cached_tokens": Case("subjects.own.cached_tokens", 9, "caches"),
     "PretrainedHere.cached_tokens": Case("subjects.tiny.cached_tokens", 9, "caches"),
     "Grid.subject": Case(f"{MAIN}.subject", "own", "targets"),
@@ -255,7 +305,7 @@ CASES = {
     "ClaimSettings.grid": Case("ortsae.claims.0.grid", "other", "claims"),
 }
 STAGES = {
-    "plan": Stage(Config.model_validate, base(), run, CASES),
+    "plan": Stage(Config.model_validate, PLAN, run, CASES),
     "timing": Stage(
         Timing.model_validate,
         {"grid": "main", "variants": ["relu", "batchtopk"], "rounds": 2, "steps": 2},

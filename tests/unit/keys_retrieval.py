@@ -227,6 +227,7 @@ STAGES = {
             "Selection.tokens": Case("tokens", 600, "documents"),
             "Selection.combine": Case("combine", "best_rank", "documents"),
             "Selection.tracin": Case("tracin", TRACIN, "documents"),
+            "TracIn.candidates": Case("tracin.candidates", 1, "documents", {"tracin": TRACIN}),
             "Selection.seed": Case("seed", 1, "documents", {"method": "random"}),
             "Seeds.documents": Case("seeds.documents", 8, "documents"),
             "Seeds.split": Case("seeds.split", "train", "seeds"),
