@@ -15,6 +15,7 @@ from retrieval_planted import documents, row, write_corpus, write_tokens
 
 from saeflow.artifacts import ArtifactError, read_manifest
 from saeflow.corpora.spool import SCHEMA, Row
+from saeflow.fingerprint import fingerprint
 from saeflow.retrieval.bm25 import index_bm25
 from saeflow.retrieval.dense import index_dense
 from saeflow.retrieval.ranking import combine, ranked
@@ -226,7 +227,9 @@ def test_training_seeds_are_not_selected(world: Path, tmp_path: Path) -> None:
 
 
 def test_a_domain_from_elsewhere_has_no_known_precision(world: Path, tmp_path: Path) -> None:
-    domain = write_corpus(tmp_path / "domain", documents(80, seed=9))
+    """Also where it shares some texts, and so ids, with the general corpus."""
+    shared = [r for r in ROWS if r.domain == "physics" and r.split == "train"][:3]
+    domain = write_corpus(tmp_path / "domain", sorted([*shared, *documents(80, seed=9)]))
     found = select(world, tmp_path / "out", settings(), domain=domain)
     assert found.in_domain.isna().all()
     measured = stats(tmp_path / "out")["domain"]
@@ -281,6 +284,14 @@ def test_reranking_that_gives_nonsense(
 ) -> None:
     with pytest.raises(RetrievalError, match="one finite score each"):
         select(world, tmp_path / "out", settings(tracin=TRACIN), rerank=scores)
+
+
+def test_the_code_of_a_selection_is_what_made_it(world: Path, tmp_path: Path) -> None:
+    select(world, tmp_path / "plain", settings())
+    select(world, tmp_path / "reranked", settings(tracin=TRACIN), rerank=reversed_order)
+    parts = ["saeflow.retrieval.select", "saeflow.retrieval.bm25"]
+    code = [read_manifest(tmp_path / n, kind="corpus")["code"] for n in ("plain", "reranked")]
+    assert code == [fingerprint(*parts), fingerprint(*parts, "saeflow.retrieval.tracin")]
 
 
 def test_reranking_and_its_settings_come_together(world: Path, tmp_path: Path) -> None:

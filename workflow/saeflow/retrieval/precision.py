@@ -48,8 +48,11 @@ class Truth(NamedTuple):
 
 
 def known_truth(general: Path, domain: Path) -> Truth:
-    """Return the truth, which is known if the domain's documents are of the general corpus."""
+    """Return the truth, known if all training documents of the domain are the general corpus's.
+
+    Ids come from texts, so corpora of different origin may share a few.
+    """
     all_n, train_n = read_ids(general, "train"), read_ids(domain, "train")
-    of_domain = len(np.intersect1d(all_n, train_n))
+    known = len(train_n) > 0 and bool(np.isin(train_n, all_n).all())
     ids_n = np.concatenate([train_n, *(read_ids(domain, s) for s in ("validation", "test"))])
-    return Truth(ids_n if of_domain else None, of_domain, len(all_n))
+    return Truth(ids_n if known else None, len(train_n), len(all_n))

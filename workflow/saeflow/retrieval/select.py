@@ -60,6 +60,7 @@ def select_documents(
     so.
     """
     clock = Clock()
+    tracin = ("saeflow.retrieval.tracin",) if settings.tracin else ()
     if (rerank is not None) != (settings.tracin is not None):
         raise ValueError(f"tracin is {settings.tracin}, but rerank is {rerank}")
     for corpus in (general, domain):
@@ -97,7 +98,7 @@ def select_documents(
         },
         stats=stats,
         device=device,
-        code=fingerprint(__name__, *modules_of(manifest)),
+        code=fingerprint(__name__, *modules_of(manifest), *tracin),
         clock=clock,
     )
 
