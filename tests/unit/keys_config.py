@@ -104,7 +104,7 @@ def run(config: Config, world: Path, out: Path) -> Result:
             (rules.timing_settings(w)["variants"], rules.timing_activations(w)) for w in timings
         ],
         "claims": [
-            [[c["id"] for c in e["claims"]], e["rows"], e["reference_l0"]]
+            [[c["id"] for c in e["claims"]], *(e[k] for k in ("rows", "l0s", "window"))]
             for w in papers
             for e in rules.claim_experiments(w)
         ],
@@ -249,6 +249,9 @@ CASES = {
     "SeriesGrid.l0": Case(f"{SWEEP}.l0", [4, 8, 16], "series"),
     "SeriesGrid.reference_l0": Case(f"{SWEEP}.reference_l0", 4, "series"),
     "SeriesGrid.baseline": Case(f"{SWEEP}.baseline", "all", "series"),
+    "SeriesGrid.window": Case(f"{SWEEP}.window", None, "claims"),
+    "L0Window.low": Case(f"{SWEEP}.window.low", 1, "claims"),
+    "L0Window.high": Case(f"{SWEEP}.window.high", 999, "claims"),
     "Series.corpus": Case(f"{SWEEP}.series.all.corpus", "facts", "series"),
     "Series.variant": Case(f"{SWEEP}.series.all.variant", "ssae_t5", "series"),
     "Series.label": Case(f"{SWEEP}.series.bm25.label", "Another", "figures"),

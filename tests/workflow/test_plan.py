@@ -53,6 +53,9 @@ def test_the_paper_scale_names_the_data_that_it_needs_a_copy_of(fresh, tmp_path)
     encoder = tmp_path / "data" / "contriever"
     assert f"{encoder} holds no config.json" in result.stdout + result.stderr
     encoder.mkdir()
+    blocks = [f"layers.{n}{part}" for n in range(5) for part in ("", ".attention", ".mlp")]
+    for module in ("embed_in", *blocks):
+        (tmp_path / f"data/pythia-70m-deduped-saes/gpt_neox.{module}").mkdir(parents=True)
     (encoder / "config.json").write_text("{}")
     planned = fresh.planned("--configfile", str(path), scale="paper")
     # GSAE and 16 SSAEs at 8 L0; of the planted text 4 and 2 of ERM against TERM at one.

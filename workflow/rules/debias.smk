@@ -24,6 +24,6 @@ rule debias:
         settings=debias_settings,
         saes=debias_saes,
         data_dir=str(CFG.data_dir or "."),
-        code=fingerprint("saeflow.debias.run"),
+        code=debias_code,
     script:
         "../scripts/debias.py"

@@ -388,6 +388,16 @@ def sweep_context(sweep, shown):
     }
 
 
+def debias_judge(debias):
+    """Who decided on the latents of each kind of SAE."""
+    people = debias.protocol.person
+    if not people:
+        return "an automatic judge"
+    return ", ".join(
+        f"{people.get(kind, 'an automatic judge')} ({kind})" for kind in debias.saes
+    )
+
+
 def debias_context(debias):
     kinds = list(debias.saes.values())
     return {
@@ -398,7 +408,8 @@ def debias_context(debias):
         "corpus": debias.corpus,
         "d_sae": kinds[0].d_sae,
         "seeds": list(CFG.seeds),
-        "judge": debias.protocol.person or "automatic judge",
+        "judge": debias_judge(debias),
+        "generated": CFG.corpora[debias.corpus].source == "biographies",
     }
 
 
@@ -498,18 +509,24 @@ def claim_experiments(wildcards):
     experiments = []
     for name, grid in section.grids.items():
         claims = [claim for claim in section.claims if claim.grid == name]
-        experiments.append((claims, grid_rows(paper, name), grid.reference_l0))
+        experiments.append((claims, grid_rows(paper, name), grid))
     for name, sweep in section.sweeps.items():
         claims = [claim for claim in section.claims if claim.sweep == name]
-        experiments.append(
-            (claims, sweep_rows(paper, name, claims), sweep.reference_l0)
-        )
+        experiments.append((claims, sweep_rows(paper, name, claims), sweep))
     claims = [claim for claim in section.claims if claim.debias]
     rows = [f"{P.debias(paper, seed)}/debias.parquet" for seed in CFG.seeds]
-    experiments.append((claims, rows, 0))
+    experiments.append((claims, rows, None))
     return [
-        {"claims": [plain(claim) for claim in claims], "rows": rows, "reference_l0": l0}
-        for claims, rows, l0 in experiments
+        {
+            "claims": [plain(claim) for claim in claims],
+            "rows": rows,
+            "reference_l0": getattr(grid, "reference_l0", 0),
+            "l0s": list(getattr(grid, "l0", ())),
+            "window": (
+                plain(window) if (window := getattr(grid, "window", None)) else None
+            ),
+        }
+        for claims, rows, grid in experiments
         if claims
     ]
 

@@ -300,3 +300,17 @@ def debias_inputs(wildcards):
 
 def debias_person(wildcards):
     return person_files(CFG, debias_of(wildcards))
+
+
+def debias_code(wildcards):
+    """The code of the experiment, with the importers where SAEs come from elsewhere."""
+    sources = {saes.source for saes in debias_of(wildcards).saes.values()}
+    importers = ["saeflow.sae.foreign"] if "folder" in sources else []
+    return fingerprint("saeflow.debias.run", *importers)
+
+
+def selection_code(wildcards):
+    reranks = selection_of(wildcards).tracin is not None
+    return fingerprint(
+        "saeflow.retrieval.select", *(["saeflow.retrieval.tracin"] if reranks else [])
+    )

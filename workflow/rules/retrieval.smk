@@ -49,6 +49,6 @@ rule select_documents:
     params:
         settings=selection_settings,
         data_dir=str(CFG.data_dir or "."),
-        code=fingerprint("saeflow.retrieval.select", "saeflow.retrieval.tracin"),
+        code=selection_code,
     script:
         "../scripts/select_documents.py"

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from saeflow.settings import Settings
 
 Compare = Literal["value", "difference", "ratio", "relative_change"]
-Levels = Literal["reference", "all", "others"] | tuple[PositiveInt, ...]
+Levels = Literal["reference", "all", "others", "inside", "outside"] | tuple[PositiveInt, ...]
 
 
 class Expect(Settings):

@@ -33,7 +33,10 @@ PaperName = Literal["ortsae", "ssae"]
 Layer = tuple[str, dict[str, Any]]
 
 
-_MAPPINGS_REPLACED = frozenset({"mixture", "splits", "tokens"})
+_MAPPINGS_REPLACED = frozenset(
+    {("training", "mixture"), ("core", "splits"), ("activations", "tokens")}
+)
+"""Mappings whose entries belong together, with the section that holds them."""
 
 
 class ConfigError(ValueError):
@@ -188,7 +191,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any], section: str = "") -> dict[str, Any]:
     """Return `below` with the keys of `above`; mappings are merged, anything else replaced.
 
     Whole units are replaced rather than merged: a corpus, subject or figure of another source or
@@ -200,10 +203,10 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         mergeable = (
             isinstance(old, Mapping)
             and isinstance(value, Mapping)
-            and key not in _MAPPINGS_REPLACED
+            and (section, key) not in _MAPPINGS_REPLACED
             and not _other_kind(old, value)
         )
-        merged[key] = merge(dict(old or {}), value) if mergeable else value
+        merged[key] = merge(dict(old or {}), value, key) if mergeable else value
     return merged
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from saeflow.debias.settings import DebiasSettings
 from saeflow.settings import Settings
@@ -103,6 +103,19 @@ class Tested(Settings):
     """Its held-out part."""
 
 
+class L0Window(Settings):
+    """A range of L0 for which a paper states something."""
+
+    low: PositiveFloat
+    high: PositiveFloat
+
+    @model_validator(mode="after")
+    def _has_width(self) -> L0Window:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        return self
+
+
 class SeriesGrid(_Sparsities):
     """SAEs of several origins, compared on the same text: series x L0 (x the seeds)."""
 
@@ -113,6 +126,8 @@ class SeriesGrid(_Sparsities):
     that it was trained on."""
     tested: dict[Name, Tested] = Field(min_length=1)
     """What it is measured on."""
+    window: L0Window | None = None
+    """What `at_l0: inside` and `outside` mean in claims, by L0 target."""
 
     @model_validator(mode="after")
     def _has_its_baseline(self) -> SeriesGrid:

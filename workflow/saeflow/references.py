@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from saeflow.claims import ClaimSettings
@@ -35,12 +36,16 @@ class Reference(NamedTuple):
 
 def mistakes(config: Config) -> Iterator[str]:
     """Yield `key: what is wrong` for every reference that leads nowhere."""
+    for name, corpus in config.corpora.items():
+        if isinstance(corpus, Selection) and corpus.tracin is not None:
+            yield from _tracin_mistakes(config, f"corpora.{name}.tracin", corpus)
     for key, value, allowed in _references(config):
         choices = list(allowed)
         if value not in choices:
             yield f"{key}: {unknown(value, choices)}"
     for paper in config.papers:
         yield from dict.fromkeys(_site_mistakes(config, paper))
+        yield from _split_mistakes(config, paper)
         yield from _timing_mistakes(config, paper)
 
 
@@ -125,13 +130,23 @@ def _of_sweep(section: Paper, where: str, shown: SweepShown) -> Iterator[Referen
             yield Reference(f"{where}.panels.l0", l0, sweep.l0)
 
 
+def debias_metrics(section: Paper) -> list[str]:
+    """Return the metrics of a paper's debiasing experiment, with those of its subgroups."""
+    if section.debias is None:
+        return []
+    protocol = section.debias.protocol
+    groups = product(protocol.genders.values, protocol.professions.values)
+    return [*DEBIAS_METRICS, *(f"accuracy_{gender}_{profession}" for gender, profession in groups)]
+
+
 def _of_debias(section: Paper, where: str, shown: Circuit | Methods) -> Iterator[Reference]:
     kinds = section.debias.saes if section.debias else ()
     if isinstance(shown, Circuit):
         yield Reference(f"{where}.sae", shown.sae, kinds)
     else:
         for column in shown.columns:
-            yield Reference(f"{where}.columns.metric", column.metric, DEBIAS_METRICS)
+            allowed = debias_metrics(section)
+            yield Reference(f"{where}.columns.metric", column.metric, allowed)
 
 
 def _corpus(config: Config, where: str, corpus: Corpus | Selection) -> Iterator[Reference]:
@@ -214,7 +229,7 @@ def _any_claim(
         yield from _claim(config, section, where, claim)
     elif claim.debias:
         for part in claim.parts:
-            yield Reference(f"{where}.metric", part.metric, DEBIAS_METRICS)
+            yield Reference(f"{where}.metric", part.metric, debias_metrics(section))
     else:
         yield Reference(f"{where}.sweep", claim.sweep, section.sweeps)
         if claim.sweep in section.sweeps:
@@ -253,6 +268,44 @@ def _claim(config: Config, section: Paper, where: str, claim: ClaimSettings) -> 
         yield Reference(f"{where}.split", part.split, splits)
         for l0 in _levels(part.at_l0):
             yield Reference(f"{where}.at_l0", l0, grid.l0)
+
+
+def _tracin_mistakes(config: Config, where: str, corpus: Selection) -> Iterator[str]:
+    """Yield why the SAE whose gradients rerank cannot be trained, or has none."""
+    tracin, subject = corpus.tracin, config.subjects.get(corpus.subject)
+    assert tracin is not None
+    if subject and not any(site_matches(tracin.site, p) for p in subject.sites):
+        yield (
+            f"{where}.site: {tracin.site!r} is not cached; subjects.{corpus.subject}.sites asks "
+            f"for {', '.join(subject.sites)}"
+        )
+    if tracin.sae.l0 > tracin.sae.d_sae:
+        yield f"{where}.sae.l0: {tracin.sae.l0} exceeds d_sae {tracin.sae.d_sae}"
+    if (variant := config.variants.get(tracin.sae.variant)) is None:
+        return
+    if variant.activation == "gated" or variant.error_of is not None:
+        yield f"{where}.sae.variant: TracIn has no gradient of gated and of residual SAEs"
+    snapshots = variant.training.get("snapshots") or config.training.snapshots
+    if tracin.checkpoints == "all" and not snapshots:
+        yield (
+            f"{where}.checkpoints: all needs snapshots; give variants.{tracin.sae.variant} "
+            "training: {snapshots: [...]}, or take final"
+        )
+
+
+def _split_mistakes(config: Config, paper: str) -> Iterator[str]:
+    """Yield texts whose split a measure does not follow: concepts are judged on test text."""
+    section = config.paper(paper)
+    for name, figure in section.figures.items():
+        if not isinstance(figure, Lines) or "concepts" not in figure.measures:
+            continue
+        sweep = section.sweeps.get(figure.sweep)
+        tested = sweep.tested.get(figure.tested) if sweep else None
+        if tested and tested.split != "test":
+            yield (
+                f"{paper}.sweeps.{figure.sweep}.tested.{figure.tested}.split: figure {name} shows "
+                "concept recall, which is judged on the test split"
+            )
 
 
 def _site_mistakes(config: Config, paper: str) -> Iterator[str]:

@@ -11,7 +11,14 @@ with job(snakemake.log[0], snakemake.threads):
     for experiment in snakemake.params.experiments:
         rows = claim_rows(Path(path) for path in experiment["rows"])
         claims = [ClaimSettings.model_validate(claim) for claim in experiment["claims"]]
-        judgements += judge(claims, rows, reference_l0=experiment["reference_l0"])
+        window = experiment["window"]
+        judgements += judge(
+            claims,
+            rows,
+            reference_l0=experiment["reference_l0"],
+            l0s=tuple(experiment["l0s"]),
+            window=window and (window["low"], window["high"]),
+        )
     write_claims(
         judgements, Path(snakemake.output[0]).with_suffix(""), title=snakemake.params.title
     )
