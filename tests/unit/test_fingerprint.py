@@ -64,6 +64,8 @@ def test_every_table_template_and_style_of_the_package_counts(monkeypatch):
     entries = [
         "saeflow.corpora.biographies",
         "saeflow.corpora.facts",
+        "saeflow.autointerp.prompts",
+        "saeflow.debias.run",
         "saeflow.figures.draw",
         "saeflow.report.build",
     ]
