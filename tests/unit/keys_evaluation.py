@@ -91,9 +91,9 @@ def run_series(settings: SeriesSettings, world: Path, out: Path) -> Result:
 
 
 def run_pareto(settings: ParetoSettings, world: Path, out: Path) -> Result:
-    """The series lies a fifth beyond the end of the baseline."""
+    """A series ends a fifth beyond the baseline, and it covers the baseline's range exactly."""
     rows = []
-    for series, l0s in (("gsae", (4.0, 16.0)), ("bm25", (20.0,))):
+    for series, l0s in (("gsae", (4.0, 16.0)), ("bm25", (5.0, 20.0))):
         for l0 in l0s:
             point = POINT._replace(variant=series, l0_target=round(l0))
             values = {"l0": l0, "perplexity_sae": 100 / math.sqrt(l0), "perplexity_clean": 2.0}
@@ -205,7 +205,10 @@ STAGES = {
         ParetoSettings.model_validate,
         {},
         run_pareto,
-        {"ParetoSettings.extrapolate": Case("extrapolate", 0.3, "metrics")},
+        {
+            "ParetoSettings.extrapolate": Case("extrapolate", 0.3, "metrics"),
+            "ParetoSettings.overlap_margin": Case("overlap_margin", 0, "metrics"),
+        },
     ),
     "token measures": Stage(
         TokenMeasureSettings.model_validate,

@@ -37,8 +37,8 @@ def core_rows(
     return rows
 
 
-def related(rows: list[Row], extrapolate: float = 0.1) -> tuple[pd.DataFrame, dict[str, int]]:
-    settings = ParetoSettings(extrapolate=extrapolate)
+def related(rows: list[Row], **settings_of: float) -> tuple[pd.DataFrame, dict[str, int]]:
+    settings = ParetoSettings(**settings_of)
     found, absent = relate_series(pd.DataFrame(rows), "gsae", settings)
     return pd.DataFrame(found), dict(absent)
 
@@ -86,7 +86,36 @@ def test_beyond_the_margin_nothing_is_invented() -> None:
     wider, absent = related(rows, extrapolate=0.2)
     assert set(values(wider, "bm25", "perplexity_ratio")) == {3, 4, 17, 18} and absent == {}
     overlap = found[found["metric"] == "perplexity_ratio_overlap"].set_index("variant")
-    assert overlap.loc["bm25", "n"] == 1  # only 4.1 lies between 4 and 16
+    assert overlap.loc["bm25", "n"] == 0  # 4.1 and 17 lie on either side of 5 to 12.8
+    assert overlap.loc["bm25", "value"] == pytest.approx(0.8)
+
+
+def bent(*l0s: float) -> Levels:
+    """As good as PPL = 100 / sqrt(L0) up to L0 10, and worse above, the more the denser."""
+    return {round(l0): (l0, 100 / math.sqrt(l0) * max(1, l0 / 10)) for l0 in l0s}
+
+
+def test_all_series_are_averaged_over_one_range_of_l0() -> None:
+    """Two series of one curve have one number, however far their ends lie from each other."""
+    rows = core_rows("gsae", power_law(100, 5, 50))
+    rows += core_rows("bm25", bent(5, 10, 50)) + core_rows("dense", bent(6, 10, 42))
+    rows += core_rows("all", bent(7.5, 10, 50)) + core_rows("random", bent(5, 10, 30))
+    found, absent = related(rows)
+    ratios = {s: values(found, s, "perplexity_ratio_overlap") for s in ("bm25", "dense")}
+    low, middle, high = (math.log(x) for x in (5 * 1.25, 10, 50 / 1.25))
+    expected = math.exp((high - middle) ** 2 / 2 / (high - low))
+    assert ratios["bm25"] == pytest.approx({0: expected}) == ratios["dense"]
+    for series in ("all", "random"):  # they end more than a tenth inside 6.25 to 40
+        assert values(found, series, "perplexity_ratio_overlap") == {}
+        assert absent[f"perplexity_ratio_overlap of {series} on physics"] == 1
+    wider, _ = related(rows, overlap_margin=0)
+    assert values(wider, "dense", "perplexity_ratio_overlap") == {}
+    assert values(wider, "bm25", "perplexity_ratio_overlap")[0] > expected
+
+
+def test_a_margin_that_leaves_no_range_leaves_no_number() -> None:
+    rows = core_rows("gsae", power_law(100, 8, 10)) + core_rows("bm25", power_law(80, 8, 10))
+    assert "perplexity_ratio_overlap" not in set(related(rows)[0]["metric"])
 
 
 def test_curves_that_share_no_l0_have_no_overlap() -> None:
@@ -108,12 +137,12 @@ def test_an_sae_that_never_fires_has_no_place_on_the_curve() -> None:
 def test_the_mean_gap_is_the_integral_between_broken_lines() -> None:
     tent = Line(np.array([0.0, 1, 2]), np.array([0.0, 1, 0]))
     floor = Line(np.array([-1.0, 5]), np.array([0.0, 0]))
-    assert mean_gap(tent, floor) == pytest.approx(0.5)
-    assert mean_gap(floor, tent) == pytest.approx(-0.5)
-    half = Line(np.array([0.5, 1.5]), np.array([0.0, 0]))
-    assert mean_gap(tent, half) == pytest.approx(0.75)
-    assert mean_gap(tent, Line(np.array([2.0, 3]), np.zeros(2))) is None
-    assert mean_gap(tent, Line(np.array([1.0]), np.zeros(1))) is None
+    assert mean_gap(tent, floor, 0, 2, 0) == pytest.approx(0.5)
+    assert mean_gap(floor, tent, 0, 2, 0) == pytest.approx(-0.5)
+    assert mean_gap(tent, floor, 0.5, 1.5, 0) == pytest.approx(0.75)
+    assert mean_gap(tent, floor, 0, 2.5, 0.4) is None
+    assert mean_gap(tent, floor, 0, 2.5, 0.5) == pytest.approx((1 - 0.125) / 2.5)
+    assert mean_gap(tent, floor, 1, 1, 0) is None
 
 
 def test_a_line_is_sorted_and_averages_points_of_equal_l0() -> None:
@@ -163,7 +192,7 @@ def test_the_files_of_a_sweep_become_one(tmp_path: Path, capsys) -> None:
     assert values(found, "bm25", "perplexity_ratio") == pytest.approx({4: 0.8})
     manifest = read_manifest(tmp_path / "out", kind="metrics", deep=True)
     assert manifest["stats"]["absent"] == {"bm25 on physics": 1}
-    assert "bm25 on physics: 1 times beyond the L0 of gsae" in capsys.readouterr().err
+    assert "bm25 on physics: 1 times not within the L0 of gsae" in capsys.readouterr().err
     with pytest.raises(ArtifactError, match=r"out: the baseline 'dense' is none"):
         write_pareto(paths, "bm25", "dense", ParetoSettings(), tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -2,7 +2,9 @@
 
 The paper draws perplexity "relative to the GSAE baseline" without a definition. Here a series' SAE
 is compared to the baseline's curve of the same seed and the same text: log perplexity, linear in
-log L0 between the baseline's SAEs, at the L0 that the SAE was measured to have.
+log L0 between the baseline's SAEs, at the L0 that the SAE was measured to have. One number a
+series is the mean over a range of L0 that is the same for all series of a seed, for a curve's
+distance to the baseline changes with L0.
 """
 
 from __future__ import annotations
@@ -66,19 +68,27 @@ def line(l0: pd.Series, perplexity: pd.Series) -> Line:
     return Line(np.log(means.index.to_numpy(float)), means.to_numpy(float))
 
 
-def mean_gap(curve: Line, baseline: Line) -> float | None:
-    """Return the mean over their common range of log L0 of `curve` minus `baseline`.
+def compared_range(baseline: Line, settings: ParetoSettings) -> tuple[float, float]:
+    """Return the ends of log L0 between which every series is averaged; empty if low >= high."""
+    share = math.log1p(settings.overlap_margin)
+    return float(baseline.x[0]) + share, float(baseline.x[-1]) - share
+
+
+def mean_gap(curve: Line, baseline: Line, low: float, high: float, margin: float) -> float | None:
+    """Return the mean over log L0 from `low` to `high` of `curve` minus `baseline`.
 
     Exact for two broken lines: the integral of their difference between all corners, over the
-    range's length. None where they share no range.
+    range's length. None for an empty range, and where a line ends more than `margin` inside it.
     """
-    low, high = max(curve.x[0], baseline.x[0]), min(curve.x[-1], baseline.x[-1])
     if not low < high:
         return None
     corners = np.unique(np.concatenate([[low, high], curve.x, baseline.x]))
     corners = corners[(corners >= low) & (corners <= high)]
-    gap = np.interp(corners, *curve) - np.interp(corners, *baseline)
-    return float(np.trapezoid(gap, corners) / (high - low))
+    levels = [[side.at(corner, margin) for corner in corners] for side in (curve, baseline)]
+    ours, theirs = (np.array(level, dtype=np.float64) for level in levels)
+    if np.isnan(ours).any() or np.isnan(theirs).any():
+        return None
+    return float(np.trapezoid(ours - theirs, corners) / (high - low))
 
 
 def relate_series(
@@ -89,9 +99,10 @@ def relate_series(
     `rows` are core rows, `variant` naming the series. For each SAE: its `l0`, `perplexity_sae` and
     `perplexity_clean`, and, within the baseline's range, `perplexity_ratio` and
     `perplexity_difference`. For each series, text and seed, at `l0_target` 0:
-    `perplexity_ratio_overlap`, exp of the `mean_gap`, over the SAEs inside the common range. What
-    cannot be told has no row. Raises ValueError for a baseline or a metric that is not there, and
-    for series that were measured on other predictions than the baseline.
+    `perplexity_ratio_overlap`, exp of the `mean_gap` over the `compared_range`, which depends on
+    the baseline alone; its n counts the SAEs inside. What cannot be told has no row. Raises
+    ValueError for a baseline or a metric that is not there, and for series that were measured on
+    other predictions than the baseline.
     """
     points = _points(rows)
     known = sorted(points["variant"].unique())
@@ -148,11 +159,12 @@ def _relate(
     if not (series["l0"] > 0).any():
         return
     curve = line(series["l0"], series["perplexity_sae"])
-    gap = mean_gap(curve, reference)
+    low, high = compared_range(reference, settings)
+    gap = mean_gap(curve, reference, low, high, margin)
     if gap is None:
         absent[f"{OVERLAP} of {first['variant']} on {first['corpus']}"] += 1
         return
-    inside = np.log(series["l0"]).between(reference.x[0], reference.x[-1])
+    inside = series["l0"].between(math.exp(low), math.exp(high))
     levels = {"l0_target": ALL_LEVELS, "n": int(inside.sum())}
     yield _row({**first, **levels}, OVERLAP, math.exp(gap))
 
@@ -178,7 +190,7 @@ def write_pareto(
     except ValueError as error:
         raise ArtifactError(f"{out}: {error}") from error
     for what, times in sorted(absent.items()):
-        say(f"{what}: {times} times beyond the L0 of {baseline}, without a ratio")
+        say(f"{what}: {times} times not within the L0 of {baseline}, without a ratio")
     write_rows(out / PARETO, [row for row in found if row.variant == series])
     write_manifest(
         out,

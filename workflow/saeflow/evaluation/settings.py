@@ -115,6 +115,12 @@ class ParetoSettings(Settings):
     still compared to it, along the curve's last segment: SAEs that aim at the same L0 end a few
     per cent apart, so that without any margin the ends of every sweep would be lost. Points
     further out have no ratio."""
+    overlap_margin: NonNegativeFloat = 0.25
+    """Share of L0 by which the range of `perplexity_ratio_overlap` lies inside the ends of the
+    baseline's curve, from lowest * (1 + m) to highest / (1 + m). The range is the same for all
+    series, and one that does not reach its ends (within `extrapolate`) has no number: a
+    fine-tuned SAE's L0 drifts from that of the SAE that it starts from, and the margin is the room
+    that is left for it, at the price of a narrower range."""
 
 
 class TokenMeasureSettings(Settings):
@@ -153,16 +159,17 @@ class TokenMeasureSettings(Settings):
     cosine_bins: PositiveInt = Field(default=200, ge=2)
     """Bins of the cosine between decoder vectors, over [-1, 1]."""
     cosine_latents: PositiveInt = Field(default=8192, ge=2)
-    """Latents of which all pairs are compared; of a wider dictionary so many are drawn by the
-    SAE's seed, as pairs grow with the square of it."""
+    """Latents of which all pairs are compared, out of those that fire on the text: vectors of the
+    others are left as they were drawn, far from all. Of more so many are drawn by the SAE's seed,
+    as pairs grow with the square of it."""
 
 
 class CountRatioSettings(Settings):
     """How often latents fire, against the same latents of the baseline."""
 
     epsilon: PositiveFloat = 1.0
-    """Added to every count, so that a latent that never fires has a ratio too; one token, the
-    smallest count that there is."""
+    """Added to every count, so that a latent that fires in one of the two SAEs only has a ratio
+    too; one token, the smallest count that there is."""
 
 
 class MapSettings(Settings):
