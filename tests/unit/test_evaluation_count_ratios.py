@@ -34,9 +34,28 @@ def measured(folder: Path, variant: str, counts: dict[int, list[int]], **other: 
 def test_ratios_in_closed_form() -> None:
     found = log_count_ratios(np.array([1, 3, 0, 0]), np.array([2, 1, 1, 0]), 1e-9)
     assert found[:2] == pytest.approx([math.log(1 / 2), math.log(3)])
-    assert found[2] < -15 and found[3] == pytest.approx(0)
-    smoothed = log_count_ratios(np.array([0, 2]), np.array([0, 0]), 1.0)
-    assert smoothed == pytest.approx([math.log(1 / 4) - math.log(1 / 2), math.log(3 / 2)])
+    assert found[2] < -15 and np.isnan(found[3])
+    smoothed = log_count_ratios(np.array([0, 2, 0]), np.array([1, 0, 0]), 1.0)[:2]
+    assert smoothed == pytest.approx([math.log(1 / 4) - math.log(2 / 3), math.log(9 / 4)])
+
+
+def test_latents_that_never_fire_change_nothing(tmp_path: Path) -> None:
+    """However many there are: their ratio would be the same number for all of them."""
+    found = {}
+    for silent in (0, 90):
+        series = {
+            "gsae": measured(tmp_path / f"g{silent}", "gsae", {0: [8, 4, 0] + [0] * silent}),
+            "dense": measured(tmp_path / f"d{silent}", "dense", {0: [1, 2, 3] + [0] * silent}),
+        }
+        out = tmp_path / f"out{silent}"
+        write_count_ratios(CountRatioSettings(), series, "gsae", out)
+        found[silent] = read_rows([out / "count_ratios.parquet"])
+        ratios = pq.read_table(out / "ratios.parquet").to_pandas().sort_values("latent")
+        assert np.isfinite(ratios["log_ratio"]).tolist() == [True] * 3 + [False] * silent
+    assert found[0].equals(found[90]) and set(found[90]["n"]) == {3}
+    silent = {name: measured(tmp_path / name, name, {0: [0, 0]}) for name in ("gsae", "dense")}
+    with pytest.raises(ArtifactError, match="dense, seed 0: no latent fires"):
+        write_count_ratios(CountRatioSettings(), silent, "gsae", tmp_path / "none")
 
 
 def test_a_scaled_count_has_ratio_zero() -> None:

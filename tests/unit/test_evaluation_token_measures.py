@@ -85,6 +85,30 @@ def test_types_and_latents_equal_an_independent_computation(world: World) -> Non
     assert latents["argmax_token"].tolist() == token[f.argmax(0)].tolist()
 
 
+def test_cosines_are_of_latents_that_fire(world: World) -> None:
+    """Of one SAE some latents can never fire, of the other all but one; they count for nothing."""
+    for seed, silent in ((2, 10), (3, 39)):
+        sae = random_sae(1)
+        with torch.no_grad():
+            sae.W_enc[:, :silent] = 0
+            sae.b_enc[:silent] = -1
+        write_sae(world.root / f"seed{seed}", sae, seed, world.root / "cache")
+    out = run(world, "silent", seeds=(2, 3), cosine_bins=4)
+    counts = pq.read_table(out / "latents.parquet").to_pandas()
+    fires = counts[counts["seed"] == 2]["count"].to_numpy() > 0
+    assert 2 <= fires.sum() <= 30
+    w = sae.W_dec.detach().numpy()[fires]
+    w = w / np.linalg.norm(w, axis=1, keepdims=True)
+    expected = (w @ w.T)[np.triu_indices(len(w), 1)]
+    scalars = read_rows([out / "tokens.parquet"])
+    [row] = scalars[scalars["metric"] == "mean_pair_cosine"].to_dict("records")
+    assert (row["seed"], row["n"]) == (2, len(expected))
+    assert row["value"] == pytest.approx(expected.mean(), abs=1e-6)
+    marks = read_curves(out / "curves.parquet")
+    density = marks[marks["metric"] == "decoder_cosine_density"]
+    assert set(density["seed"]) == {2} and set(density["n"]) == {len(expected)}
+
+
 def test_every_file_holds_what_its_lists_name(world: World) -> None:
     out = run(world, "files")
     manifest = read_manifest(out, kind="metrics", deep=True)

@@ -2,7 +2,8 @@
 
 A fine-tuned SAE keeps the order of the latents that it starts from, so that a latent can be
 compared to itself. Counts are divided by their sum in each SAE, as the paper does: a ratio above
-one says that the latent takes a larger part of all activations than before.
+one says that the latent takes a larger part of all activations than before. A latent that fires in
+neither SAE says nothing of how often it fires, and has no ratio.
 """
 
 from __future__ import annotations
@@ -38,17 +39,24 @@ Floats = NDArray[np.float64]
 def log_count_ratios(count_f: NDArray, baseline_f: NDArray, epsilon: float) -> Floats:
     """Return log of the ratio of each latent's share of all activations, (d_sae,).
 
-    log[ (c_i + e) / sum_j (c_j + e) ] - log[ (b_i + e) / sum_j (b_j + e) ]; with e > 0, latents
-    that never fire have a ratio too. Raises ValueError for counts of different latents.
+    log[ (c_i + e) / sum_j (c_j + e) ] - log[ (b_i + e) / sum_j (b_j + e) ] over the latents j that
+    fire in one of the SAEs or both; NaN for the others, whose ratio would be one constant, that of
+    the sums. With e > 0, latents that fire in one only have a ratio too. Raises ValueError for
+    counts of different latents, and where no latent fires.
     """
     if len(count_f) != len(baseline_f):
         raise ValueError(f"{len(count_f)} latents cannot be compared with {len(baseline_f)}")
+    fires_f = (np.asarray(count_f) > 0) | (np.asarray(baseline_f) > 0)
+    if not fires_f.any():
+        raise ValueError("no latent fires, in neither of the SAEs")
 
     def log_share(values: NDArray) -> Floats:
-        smoothed = np.asarray(values, dtype=np.float64) + epsilon
+        smoothed = np.asarray(values, dtype=np.float64)[fires_f] + epsilon
         return np.log(smoothed / smoothed.sum())
 
-    return log_share(count_f) - log_share(baseline_f)
+    ratio_f = np.full(len(fires_f), np.nan)
+    ratio_f[fires_f] = log_share(count_f) - log_share(baseline_f)
+    return ratio_f
 
 
 def write_count_ratios(
@@ -57,10 +65,11 @@ def write_count_ratios(
     """Write the ratios of all series but the baseline, which `series` names too.
 
     `series` are folders of token measures, all of one text. Writes `count_ratios.parquet` (tidy:
-    median and mean of the log ratio over latents and the share below zero, by seed),
-    `ratios.parquet` (series, seed, latent, log_ratio) and the manifest. Raises ArtifactError for
-    folders that are unfinished or damaged, of other seeds, widths or texts than the baseline's,
-    and ValueError where the baseline is not among the series or nothing else is.
+    median and mean of the log ratio over the latents that have one, n, and the share below zero, by
+    seed), `ratios.parquet` (series, seed, latent, log_ratio, which is NaN for latents that fire in
+    neither SAE) and the manifest. Raises ArtifactError for folders that are unfinished or damaged,
+    of other seeds, widths or texts than the baseline's, or in which no latent fires, and
+    ValueError where the baseline is not among the series or nothing else is.
     """
     clock, out = Clock(), begin(out)
     if baseline not in series or len(series) < 2:
@@ -78,9 +87,13 @@ def write_count_ratios(
             )
         point, split = points[name]
         for seed, count_f in counts[name].items():
-            ratio_f = log_count_ratios(count_f, counts[baseline][seed], settings.epsilon)
-            row = partial(make_row, point, split=split, seed=seed, n=len(ratio_f))
-            rows.extend(row(metric=m, value=v) for m, v in _summary(ratio_f))
+            try:
+                ratio_f = log_count_ratios(count_f, counts[baseline][seed], settings.epsilon)
+            except ValueError as error:
+                raise ArtifactError(f"{series[name]}, seed {seed}: {error}") from error
+            known_k = ratio_f[~np.isnan(ratio_f)]
+            row = partial(make_row, point, split=split, seed=seed, n=len(known_k))
+            rows.extend(row(metric=m, value=v) for m, v in _summary(known_k))
             tables.append(_table(name, seed, ratio_f))
     write_rows(out / ROWS, rows)
     with atomic_path(out / RATIOS) as temporary:
@@ -123,10 +136,10 @@ def _check_text(
             )
 
 
-def _summary(ratio_f: Floats) -> Iterator[tuple[str, float]]:
-    yield "median_log_count_ratio", float(np.median(ratio_f))
-    yield "mean_log_count_ratio", float(ratio_f.mean())
-    yield "share_of_ratios_below_zero", float((ratio_f < 0).mean())
+def _summary(ratio_k: Floats) -> Iterator[tuple[str, float]]:
+    yield "median_log_count_ratio", float(np.median(ratio_k))
+    yield "mean_log_count_ratio", float(ratio_k.mean())
+    yield "share_of_ratios_below_zero", float((ratio_k < 0).mean())
 
 
 def _table(series: str, seed: int, ratio_f: Floats) -> pa.Table:

@@ -24,7 +24,7 @@ class PairCosines(NamedTuple):
 
 @torch.no_grad()
 def pair_cosines(w_dec_fd: Tensor, bins: int, most_latents: int, seed: int) -> PairCosines:
-    """Return the cosines of all pairs of rows of `w_dec_fd` (d_sae, d_in).
+    """Return the cosines of all pairs of rows of `w_dec_fd` (latents, d_in).
 
     Of more than `most_latents` rows, so many are drawn by `seed`. A zero row has cosine 0 to all
     others. Raises ValueError for fewer than two rows, which make no pair.

@@ -41,13 +41,14 @@ def curves(
     settings: TokenMeasureSettings,
     types: Types,
     latents: Latents,
-    cosines: PairCosines,
+    cosines: PairCosines | None,
     text_length: int,
 ) -> Iterator[Mark]:
     """Yield the points of all curves; `text_length` is the sum of all types' frequencies.
 
     Bins follow from the text alone, so that SAEs measured on the same text have the same `x`. A
-    cumulative curve of an SAE that covers no type is left out.
+    cumulative curve of an SAE that covers no type is left out, and the density of cosines where
+    there is none.
     """
     coverage = {"argmax": types.covered_argmax, "mass": types.covered_mass}
     for name, covered in coverage.items():
@@ -55,7 +56,8 @@ def curves(
         yield from _cumulative(settings, f"cumulative_coverage_{name}", types, covered)
     yield from _errors_by_rank(settings, types)
     yield from _counts_by_rank(settings, latents)
-    yield from _density(cosines)
+    if cosines is not None:
+        yield from _density(cosines)
 
 
 def _coverage(
@@ -130,9 +132,10 @@ def pooled_error(types: Types, inside: Bools) -> tuple[float, float, float]:
 
 
 def scalars(
-    settings: TokenMeasureSettings, types: Types, latents: Latents, cosines: PairCosines
+    settings: TokenMeasureSettings, types: Types, latents: Latents, cosines: PairCosines | None
 ) -> Iterator[Scalar]:
-    """Yield the measures of an SAE; the mean entropy is left out where no latent ever fires.
+    """Yield the measures of an SAE; the mean entropy is left out where no latent ever fires, the
+    mean cosine of pairs of decoder vectors where no two do.
 
     Means over types weigh each type the same, errors of the tail each of its tokens.
     """
@@ -149,4 +152,5 @@ def scalars(
     d_sae = len(latents.count)
     yield Scalar("median_latent_count", float(np.median(latents.count)), d_sae)
     yield Scalar("active_latents", float((latents.count > 0).mean()), d_sae)
-    yield Scalar("mean_pair_cosine", cosines.mean, cosines.pairs)
+    if cosines is not None:
+        yield Scalar("mean_pair_cosine", cosines.mean, cosines.pairs)

@@ -13,18 +13,19 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
 from saeflow.evaluation.curve_rows import write_curves
 from saeflow.evaluation.frequency import Counts, token_counts
 from saeflow.evaluation.held_out import held_out_batches, read_exclusion
 from saeflow.evaluation.origin import Key, Member, check_members, load_members
-from saeflow.evaluation.pair_cosines import pair_cosines
+from saeflow.evaluation.pair_cosines import PairCosines, pair_cosines
 from saeflow.evaluation.rows import Point, make_row, write_rows
 from saeflow.evaluation.settings import TokenMeasureSettings
 from saeflow.evaluation.site_rows import arithmetic, check_width, read_site
 from saeflow.evaluation.token_curves import curves, scalars
-from saeflow.evaluation.token_tables import Texts, describe, latents_table, types_table
+from saeflow.evaluation.token_tables import Bools, Texts, describe, latents_table, types_table
 from saeflow.evaluation.token_types import TypeStatistics
 from saeflow.fingerprint import fingerprint
 from saeflow.progress import Progress
@@ -130,8 +131,7 @@ def _write(
     type_tables, latent_tables, marks, rows = [], [], [], []
     for key, statistics in measured.items():
         types, latents = describe(settings, statistics, frequency_v)
-        decoder_fd = statistics.sae.W_dec
-        cosines = pair_cosines(decoder_fd, settings.cosine_bins, settings.cosine_latents, key.seed)
+        cosines = _cosines(settings, statistics, latents.count > 0, key.seed)
         type_tables.append(types_table(types, key.seed, texts))
         latent_tables.append(latents_table(latents, key.seed, texts))
         row = partial(make_row, point, split=split, seed=key.seed)
@@ -143,6 +143,20 @@ def _write(
     _write_table(out / LATENTS, pa.concat_tables(latent_tables))
     write_curves(out / CURVES, marks)
     write_rows(out / SCALARS, rows)
+
+
+def _cosines(
+    settings: TokenMeasureSettings, statistics: TypeStatistics, fires_f: Bools, seed: int
+) -> PairCosines | None:
+    """Compare the latents that fire: the others' vectors are no part of what the SAE writes.
+
+    None where no two of them fire.
+    """
+    if fires_f.sum() < 2:
+        return None
+    decoder_fd = statistics.sae.W_dec
+    rows_f = torch.from_numpy(fires_f).to(decoder_fd.device)
+    return pair_cosines(decoder_fd[rows_f], settings.cosine_bins, settings.cosine_latents, seed)
 
 
 def _texts(model: Subject) -> Texts:
