@@ -150,7 +150,6 @@ STAGES = {
             "quantiles": 4,
             "train_examples": 8,
             "test_examples": 8,
-            "random_negatives": 8,
         },
         run,
         {
@@ -163,7 +162,7 @@ STAGES = {
             "Autointerp.example_tokens": Case("example_tokens", 8, "scores"),
             "Autointerp.train_examples": Case("train_examples", 4, "scores"),
             "Autointerp.test_examples": Case("test_examples", 4, "scores"),
-            "Autointerp.random_negatives": Case("random_negatives", 4, "scores"),
+            "Autointerp.negatives_per_positive": Case("negatives_per_positive", 0.5, "scores"),
             "Autointerp.quantiles": Case("quantiles", 2, "scores"),
             "Autointerp.active_share": Case("active_share", 1.0, "scores"),
             "Autointerp.seed": Case("seed", 1, "scores"),

@@ -52,6 +52,23 @@ def test_a_latent_is_marked_on_its_words_and_silent_elsewhere(world: Path) -> No
         assert (np.diff(strongest) <= 0).all()
 
 
+def test_each_latent_is_scored_on_as_many_silent_as_activating_contexts(world: Path) -> None:
+    """However often it is active: on one word of 64, or on ten."""
+    counts = {}
+    for latent in collected(world).latents:
+        counts[latent.latent] = int(latent.active_c.sum())
+        assert len(latent.active_c) == 2 * counts[latent.latent]
+    assert min(counts.values()) < max(counts.values())  # of rare and of frequent latents
+    for latent in collected(world, negatives_per_positive=0.5, test_examples=8).latents:
+        assert (latent.active_c.sum(), len(latent.active_c)) == (8, 12)
+
+
+def test_where_silent_contexts_lack_there_are_fewer_activating_ones(world: Path) -> None:
+    latent = next(x for x in collected(world, test_examples=1000).latents if x.latent == 2)
+    assert latent.active_c.sum() < 60  # of the 160 contexts, most activate it
+    assert len(latent.active_c) == 2 * latent.active_c.sum()
+
+
 def test_marks_stand_around_runs_of_active_tokens(world: Path) -> None:
     latent = next(found for found in collected(world).latents if found.latent == 0)
     text = latent.examples.marked(0)

@@ -162,12 +162,13 @@ class _Sampler:
             group[:n]
             for group, n in spread(explaining, settings.train_examples, settings.quantiles)
         ]
+        positives, negatives = self._sizes(len(scoring))
         drawn = [
             draw.choice(group, n, replace=False)
-            for group, n in spread(scoring, settings.test_examples, settings.quantiles)
+            for group, n in spread(scoring, positives, settings.quantiles)
         ]
         positive = np.concatenate(drawn)
-        negative = self._silent(scoring, ~self.explaining_c, settings.random_negatives, draw)
+        negative = self._silent(scoring, ~self.explaining_c, negatives, draw)
         contrast = self._silent(explaining, self.explaining_c, self.contrast, draw)
         mixed = draw.permutation(len(positive) + len(negative))
         return Latent(
@@ -179,6 +180,16 @@ class _Sampler:
             held_out=self.everything.take(np.concatenate([positive, negative])[mixed]),
             active_c=(np.arange(len(mixed)) < len(positive))[mixed],
         )
+
+    def _sizes(self, activating: int) -> tuple[int, int]:
+        """Return how many of `activating` contexts and how many silent ones to be scored on.
+
+        Where either are too few for the ratio of the settings, there are fewer of both.
+        """
+        ratio = self.settings.negatives_per_positive
+        silent = int((~self.explaining_c).sum()) - activating
+        positives = min(self.settings.test_examples, activating, max(1, int(silent / ratio)))
+        return positives, max(1, round(ratio * positives))
 
     def _silent(
         self, activating: np.ndarray, side_c: np.ndarray, n: int, draw: np.random.Generator

@@ -131,10 +131,11 @@ class Autointerp(Settings):
     train_examples: PositiveInt = 40
     """Activating contexts that the judge explains from (fewer where there are fewer)."""
     test_examples: PositiveInt = 50
-    """Activating contexts of other documents that it is scored on: 5 a quantile."""
-    random_negatives: PositiveInt = 50
-    """Silent contexts among them, drawn at random; as many as activating ones, so that chance has
-    accuracy 1/2."""
+    """Activating contexts of other documents that it is scored on, 5 a quantile; fewer where there
+    are fewer, or not enough silent ones to go with them."""
+    negatives_per_positive: PositiveFloat = 1.0
+    """Silent contexts among them for each activating one, drawn at random. With as many, chance has
+    accuracy 1/2 for every latent, and F1 does not depend on how often a latent is active."""
     quantiles: PositiveInt = 10
     """Groups of equal size by a context's greatest activation; examples are spread over them, so
     that weak activations count as well."""
