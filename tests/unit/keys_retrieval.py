@@ -147,7 +147,6 @@ STAGES = {
         {
             "BM25.k1": Case("bm25.k1", 3.0, "scores"),
             "BM25.b": Case("bm25.b", 0.0, "scores"),
-            "BM25.delta": Case("bm25.delta", 2.0, "scores", {"bm25.method": "bm25l"}),
             "BM25.method": Case("bm25.method", "atire", "scores"),
             "BM25.shard_documents": Case("bm25.shard_documents", 50, "shards"),
             "Words.pattern": Case("bm25.words.pattern", r"[a-z]{9,}", "scores"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from saeflow.artifacts import MANIFEST, ArtifactError, read_manifest
 from saeflow.retrieval import dense as dense_module
-from saeflow.retrieval.dense import PARTIAL, DenseIndex, index_dense
-from saeflow.retrieval.index import Shard, build, propose
+from saeflow.retrieval.dense import PARTIAL, DenseIndex, index_dense, score_shards
+from saeflow.retrieval.index import Shard, _nearest, build, count_vectors, propose
 from saeflow.retrieval.lsa import LSAEncoder
+from saeflow.retrieval.ranking import Scores, joined
 from saeflow.retrieval.reading import RetrievalError
 from saeflow.retrieval.settings import HNSW, IVF, Dense, Index
 
@@ -142,6 +144,41 @@ def test_recall_by_hand(tmp_path: Path) -> None:
     made = build(settings, [path], 60)
     assert recall(made, settings, [path]) == 0.5
     assert (propose(made, settings, vectors_nd[:1]) == -1).sum() == 30
+
+
+@pytest.mark.parametrize("k", [1, 7, 25])
+def test_nearest_over_shards_are_those_of_one_sort(tmp_path: Path, k: int) -> None:
+    """Small integers, so that products tie; the first k are kept from shard to shard."""
+    draw = np.random.default_rng(0)
+    vectors_nd = draw.integers(-2, 3, (25, 4)).astype(np.float16)
+    queries_qd = draw.integers(-2, 3, (3, 4)).astype(np.float32)
+    paths = []
+    for start in range(0, 25, 6):
+        paths.append(tmp_path / f"embeddings-{start:05d}.safetensors")
+        part_nd = vectors_nd[start : start + 6]
+        save_file({"documents": np.arange(len(part_nd)), "vectors": part_nd}, paths[-1])
+    exact_qn = queries_qd @ vectors_nd.astype(np.float32).T
+    expected_qk = np.argsort(-exact_qn, axis=1, kind="stable")[:, :k]
+    assert _nearest(paths, queries_qd, k).tolist() == expected_qk.tolist()
+    assert count_vectors(paths) == 25
+
+
+def test_a_search_holds_its_scores_once(corpus: Path) -> None:
+    """Many queries make the scores the largest thing by far; each shard's are a part of them."""
+    made = index(corpus)
+    queries_qd = np.ones((20_000, 8), np.float32)
+    tracemalloc.start()
+    found = score_shards(made.paths, queries_qd)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(made.paths) >= 3
+    assert peak < 1.7 * found.values_qn.nbytes
+
+
+def test_shards_that_are_not_all_there(tmp_path: Path) -> None:
+    part = Scores(np.arange(3), np.zeros((2, 3), np.float32))
+    with pytest.raises(ValueError, match="the shards have 3 documents, not 4"):
+        joined([part], 2, 4)
 
 
 def test_more_lists_than_documents(corpus: Path) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from retrieval_planted import documents, write_bert, write_corpus
+from retrieval_planted import documents, texts_of, write_bert, write_corpus
+from safetensors.numpy import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from saeflow.artifacts import ArtifactError, read_manifest
+from saeflow.retrieval import dense as dense_module
 from saeflow.retrieval.dense import DenseIndex, index_dense
+from saeflow.retrieval.encoders import encoder_files
 from saeflow.retrieval.huggingface import HuggingFaceEncoder, mean_pooled
 from saeflow.retrieval.reading import RetrievalError
-from saeflow.retrieval.settings import Dense, HuggingFace
+from saeflow.retrieval.settings import LSA, Dense, HuggingFace
 
 TEXTS = ["physicsaa commona", "graphsab", "commonb commonc commond tensorsaa framesbb"]
 
@@ -88,6 +92,49 @@ def test_a_model_that_changed_after_its_index_was_made(root: Path) -> None:
     write_bert(root / "bert", width=4)
     with pytest.raises(ArtifactError, match="width 8, its encoder makes 4"):
         DenseIndex(root / "index", manifest, root=root)
+
+
+@pytest.mark.parametrize("replaced", ["model.safetensors", "vocab.txt"])
+def test_a_model_replaced_after_a_kill_starts_anew(
+    root: Path, monkeypatch: pytest.MonkeyPatch, replaced: str
+) -> None:
+    """No index holds vectors of two models."""
+    corpus = write_corpus(root / "corpus", documents(60))
+    chosen = Dense(encoder=settings(), shard_documents=10)
+    write = dense_module._write_shard
+    written: list[Path] = []
+
+    def stops_at_the_second(encoder: Any, part: Any, path: Path, progress: Any) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(encoder, part, path, progress)
+
+    monkeypatch.setattr(dense_module, "_write_shard", stops_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        index_dense(chosen, corpus, root / "index", root=root)
+    before = written[0].stat().st_ino
+    if replaced == "vocab.txt":
+        (root / "bert" / replaced).write_text((root / "bert" / replaced).read_text() + "\nmore")
+    else:
+        write_bert(root / "bert", seed=1)
+    monkeypatch.setattr(dense_module, "_write_shard", write)
+    index_dense(chosen, corpus, root / "index", root=root)
+    assert written[0].stat().st_ino != before
+    fresh = encode(root, texts_of(documents(60), "train")[:10]).astype(np.float16)
+    assert load_file(written[0])["vectors"] == pytest.approx(fresh, abs=1e-2)
+
+
+def test_the_files_that_decide_the_vectors(root: Path) -> None:
+    for name in ("merges.txt", "spiece.model", "README.md", "manifest.json"):
+        (root / "bert" / name).write_text("{}")
+    found = [path.name for path in encoder_files(settings(), root)]
+    assert {"model.safetensors", "config.json", "vocab.txt", "merges.txt", "spiece.model"} <= {
+        *found
+    }
+    assert found == sorted(found) and not {"README.md", "manifest.json"} & {*found}
+    on_the_hub = settings(folder=None, model="owner/name", revision="0" * 40)
+    assert encoder_files(on_the_hub, root) == encoder_files(LSA(kind="lsa"), root) == []
 
 
 def test_weights_that_are_no_safetensors(root: Path) -> None:

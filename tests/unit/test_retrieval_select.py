@@ -20,7 +20,7 @@ from saeflow.retrieval.bm25 import index_bm25
 from saeflow.retrieval.dense import index_dense
 from saeflow.retrieval.ranking import combine, ranked
 from saeflow.retrieval.reading import RetrievalError, count_tokens, read_ids, read_rows
-from saeflow.retrieval.seeds import draw_seeds
+from saeflow.retrieval.seeds import draw_seeds, keys_of_split
 from saeflow.retrieval.select import select_documents
 from saeflow.retrieval.settings import BM25, Dense, Retrieval, Seeds, Selection
 from saeflow.retrieval.tracin_settings import TracIn
@@ -65,6 +65,11 @@ def select(world: Path, out: Path, chosen: Selection, **changed: Any) -> pd.Data
     }
     select_documents(chosen, out=out, **{**places, **changed})
     return pq.read_table(out / "selection.parquet").to_pandas()
+
+
+def seeds_of(world: Path, chosen: Seeds) -> list[Row]:
+    physics = world / "physics"
+    return draw_seeds(chosen, physics, keys_of_split(physics, "test"))
 
 
 def stats(out: Path) -> dict[str, Any]:
@@ -124,6 +129,18 @@ def test_combinations_in_closed_form() -> None:
     assert ranked(np.array([7, 3, 5]), np.array([1.0, 1.0, 2.0])).document.tolist() == [5, 3, 7]
 
 
+def test_ties_share_their_rank_and_no_answer_has_none() -> None:
+    values_qn = np.array([[2.0, 2.0, 0.0, 0.0], [0.0, 1.0, 0.0, 3.0]], np.float32)
+    fused = [1 / 61.5, 1 / 61.5 + 1 / 62, 0, 1 / 61]
+    found = combine(values_qn, "reciprocal_rank", zero_is_no_answer=True)
+    assert found == pytest.approx(fused)
+    best = combine(values_qn, "best_rank", zero_is_no_answer=True)
+    assert best == pytest.approx([1 / 1.5, 1 / 1.5, 0, 1])
+    fused = [1 / 61.5 + 1 / 63.5, 1 / 61.5 + 1 / 62, 1 / 63.5 + 1 / 63.5, 1 / 63.5 + 1 / 61]
+    assert combine(values_qn, "reciprocal_rank") == pytest.approx(fused)
+    assert combine(-values_qn, "mean", zero_is_no_answer=True).tolist() == [-1, -1.5, 0, -1.5]
+
+
 def test_pooled_is_the_mean(world: Path) -> None:
     """One query of all seeds' text ranks as the mean of the seeds' scores does (BM25)."""
     from saeflow.retrieval.bm25 import BM25Index
@@ -147,7 +164,7 @@ def test_seeds_are_taken_as_they_are(
 ) -> None:
     chosen = settings(method="seeds")
     found = select(world, tmp_path / "out", chosen)
-    seeds = draw_seeds(chosen.seeds, world / "physics")
+    seeds = seeds_of(world, chosen.seeds)
     assert found.document.tolist() == [seed.document for seed in seeds]
     assert found.in_domain.all()
     assert "fewer than 500: all are taken, and training repeats them" in capsys.readouterr().err
@@ -170,7 +187,7 @@ def test_fewer_than_asked_are_refused(world: Path, tmp_path: Path) -> None:
 
 
 def test_the_seeds_are_of_their_split_and_draw(world: Path) -> None:
-    drawn = [draw_seeds(Seeds(documents=6, seed=s), world / "physics") for s in (0, 0, 1)]
+    drawn = [seeds_of(world, Seeds(documents=6, seed=s)) for s in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert {seed.split for seed in drawn[0]} == {"validation"}
     assert {seed.domain for seed in drawn[0]} == {"physics"}
@@ -179,7 +196,7 @@ def test_the_seeds_are_of_their_split_and_draw(world: Path) -> None:
 @pytest.mark.parametrize("split", ["validation", "train"])
 def test_too_few_seeds(world: Path, split: str) -> None:
     with pytest.raises(RetrievalError, match=rf"documents 99 exceeds the \d+ .* its {split} split"):
-        draw_seeds(Seeds(documents=99, split=split), world / "physics")
+        seeds_of(world, Seeds(documents=99, split=split))
 
 
 def test_seeds_that_are_evaluated_on_are_refused(world: Path, tmp_path: Path) -> None:
@@ -202,7 +219,7 @@ def test_no_seeds_from_what_is_evaluated(split: str) -> None:
 def test_copies_of_seeds_and_of_evaluated_documents_are_dropped(
     world: Path, tmp_path: Path
 ) -> None:
-    seeds = draw_seeds(Seeds(**SEEDS), world / "physics")
+    seeds = seeds_of(world, Seeds(**SEEDS))
     held_out = next(r for r in ROWS if r.domain == "physics" and r.split == "test")
     copies = [row(r.text.upper() + " 1", split="train") for r in (*seeds[:2], held_out)]
     rows = sorted([*ROWS, *copies])
@@ -221,7 +238,7 @@ def test_copies_of_seeds_and_of_evaluated_documents_are_dropped(
 def test_training_seeds_are_not_selected(world: Path, tmp_path: Path) -> None:
     chosen = settings(seeds={**SEEDS, "split": "train"}, combine="best_rank")
     found = select(world, tmp_path / "out", chosen)
-    seeds = draw_seeds(chosen.seeds, world / "physics")
+    seeds = seeds_of(world, chosen.seeds)
     assert not {seed.document for seed in seeds} & set(found.document)
     assert stats(tmp_path / "out")["dropped"]["equals a seed"] == len(seeds)
 
@@ -269,7 +286,7 @@ def test_reranking_chooses_among_the_first(world: Path, tmp_path: Path) -> None:
     found = select(world, tmp_path / "out", chosen, rerank=rerank, rerank_inputs=inputs)
     candidates, seeds = seen[0]
     assert [r.document for r in candidates] == first.document.tolist()
-    assert seeds == draw_seeds(chosen.seeds, world / "physics")
+    assert seeds == seeds_of(world, chosen.seeds)
     assert found.document.tolist() == first.document.tolist()[::-1][: len(found)]
     assert set(found.method) == {"bm25+tracin"}
     assert stats(tmp_path / "out")["first_stage"]["precision"] > 0.9
@@ -324,8 +341,42 @@ def test_reading(world: Path) -> None:
     assert read_ids(world / "general", "validation").tolist() == [r.document for r in validation]
     ids = [ROWS[3].document, ROWS[-1].document, 5]
     assert read_rows(world / "general", ids) == {r.document: r for r in (ROWS[3], ROWS[-1])}
+    assert read_rows(world / "general", []) == {}
     counts = count_tokens(world / "tokens-general", "validation")
     assert counts.to_dict() == {r.document: len(r.text.split()) for r in validation}
+
+
+def test_text_is_read_where_a_wanted_document_is(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row groups of the world's corpora have 50 rows."""
+    read: list[int] = []
+    iter_batches = pq.ParquetFile.iter_batches
+
+    def watched(self: pq.ParquetFile, *args: Any, **how: Any) -> Any:
+        for batch in iter_batches(self, *args, **how):
+            read.append(len(batch) if "text" in batch.schema.names else 0)
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+    wanted = [ROWS[60].document, ROWS[-1].document]
+    assert [*read_rows(world / "general", wanted)] == wanted
+    assert sum(read) == 50 + len(ROWS) % 50
+
+
+def test_evaluated_documents_are_hashed_once(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits: list[str] = []
+
+    def watched(corpus: Path, split: str) -> set[int]:
+        splits.append(split)
+        return keys_of_split(corpus, split)
+
+    monkeypatch.setattr("saeflow.retrieval.select.keys_of_split", watched)
+    monkeypatch.setattr("saeflow.retrieval.seeds.keys_of_split", watched)
+    select(world, tmp_path / "out", settings())
+    assert splits == ["test"]
 
 
 @pytest.mark.parametrize(

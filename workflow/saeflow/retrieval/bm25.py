@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from saeflow.artifacts import Clock, atomic_path, begin, read_manifest, write_json, write_manifest
 from saeflow.fingerprint import fingerprint
 from saeflow.progress import Progress
-from saeflow.retrieval.ranking import Scores
+from saeflow.retrieval.ranking import Scores, joined
 from saeflow.retrieval.reading import Part, RetrievalError, read_ids, read_shards
 from saeflow.retrieval.settings import BM25
 from saeflow.retrieval.words import splitter
@@ -72,8 +72,6 @@ def _write_shard(settings: BM25, part: Part, out: Path, number: int) -> tuple[in
         scorer = _scorer(settings)
         scorer.index((ids, vocabulary), create_empty_token=False, show_progress=False)
         tensors |= {name: scorer.scores[name] for name in ("data", "indices", "indptr")}
-        if scorer.nonoccurrence_array is not None:
-            tensors["absent"] = scorer.nonoccurrence_array
     with atomic_path(out / _postings(number)) as path:
         save_file(tensors, path)
     write_json(out / _terms(number), list(vocabulary))
@@ -81,13 +79,7 @@ def _write_shard(settings: BM25, part: Part, out: Path, number: int) -> tuple[in
 
 
 def _scorer(settings: BM25) -> bm25s.BM25:
-    return bm25s.BM25(
-        k1=settings.k1,
-        b=settings.b,
-        delta=settings.delta,
-        method=settings.method,
-        backend="numba",
-    )
+    return bm25s.BM25(k1=settings.k1, b=settings.b, method=settings.method, backend="numba")
 
 
 class BM25Index:
@@ -98,16 +90,14 @@ class BM25Index:
         self.settings = BM25.model_validate(known)
         self.folder = folder
         self.shards = manifest["stats"]["shards"]
+        self.documents = manifest["stats"]["documents"]
 
     def score(self, texts: Sequence[str]) -> Scores:
         """Return the score of every document against every text; no term in common scores 0."""
         split = splitter(self.settings.words)
         queries = [split(text) for text in texts]
-        parts = [self._score_shard(number, queries) for number in range(self.shards)]
-        return Scores(
-            np.concatenate([part.documents_n for part in parts]),
-            np.concatenate([part.values_qn for part in parts], axis=1),
-        )
+        parts = (self._score_shard(number, queries) for number in range(self.shards))
+        return joined(parts, len(queries), self.documents)
 
     def _score_shard(self, number: int, queries: Sequence[Sequence[str]]) -> Scores:
         tensors = load_file(self.folder / _postings(number))
@@ -116,8 +106,8 @@ class BM25Index:
         if "data" in tensors:
             scorer = _scorer(self.settings)
             scorer.scores = {name: tensors[name] for name in ("data", "indices", "indptr")}
+            scorer.nonoccurrence_array = None  # a term that does not occur adds nothing
             scorer.scores["num_docs"] = len(documents_n)
-            scorer.nonoccurrence_array = tensors.get("absent")
             terms = json.loads((self.folder / _terms(number)).read_text())
             ids = {term: i for i, term in enumerate(terms)}
             for values_n, query in zip(values_qn, queries, strict=True):

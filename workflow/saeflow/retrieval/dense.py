@@ -1,14 +1,15 @@
 """Dense retrieval: embeddings of documents in shards on disk, searched one after another.
 
 An exact search holds one shard and a score for each seed and document: for 8 million documents of
-width 768, 32 seeds and shards of 100,000 that is 0.3 GB of vectors and 1.0 GB of scores, where an
-index of all vectors in memory would be 25 GB. The shards are float16, 12.3 GB on disk.
+width 768, 32 seeds and shards of 100,000 that is 0.5 GB of vectors (as stored, and as float32) and
+1.0 GB of scores, where an index of all vectors in memory would be 25 GB. Indexing holds the texts
+of a shard and its vectors. The shards are float16, 12.3 GB on disk.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,15 @@ from saeflow.artifacts import (
 )
 from saeflow.fingerprint import fingerprint
 from saeflow.progress import Progress, say
-from saeflow.retrieval.encoders import ENCODERS, Encoder, fit_encoder, load_encoder
-from saeflow.retrieval.index import build, propose, read_shards_of_vectors, recall
-from saeflow.retrieval.ranking import Scores
+from saeflow.retrieval.encoders import (
+    ENCODERS,
+    Encoder,
+    encoder_files,
+    fit_encoder,
+    load_encoder,
+)
+from saeflow.retrieval.index import build, count_vectors, propose, read_shards_of_vectors, recall
+from saeflow.retrieval.ranking import Scores, joined
 from saeflow.retrieval.reading import (
     Part,
     RetrievalError,
@@ -57,8 +64,8 @@ def index_dense(
     """Write the dense index of the train split of `corpus` into folder `out`.
 
     `root` is what an encoder's folder is relative to. A killed run goes on after the last shard
-    that it wrote, if settings, corpus and code are the same. Raises RetrievalError for a corpus
-    without training documents.
+    that it wrote, if settings, corpus, encoder and code are the same. Raises RetrievalError for a
+    corpus without training documents.
     """
     clock = Clock()
     read_manifest(corpus, kind="corpus")
@@ -66,7 +73,8 @@ def index_dense(
     if not total:
         raise RetrievalError(f"{corpus} has no training documents to index")
     code = fingerprint(__name__, ENCODERS[settings.encoder.kind])
-    _resume(out, {"settings": settings.model_dump(mode="json"), "code": code,
+    model = {path.name: file_digest(path) for path in encoder_files(settings.encoder, root)}
+    _resume(out, {"settings": settings.model_dump(mode="json"), "code": code, "encoder": model,
                   "corpus": file_digest(corpus / MANIFEST)})  # fmt: skip
     texts = (text for part in read_split(corpus, "train") for text in part.texts)
     encoder = fit_encoder(settings.encoder, texts, out, root=root, device=device)
@@ -196,10 +204,14 @@ def score_shards(
 
     With `proposed_n`, which says so of each vector in the shards' order, of the proposed alone.
     """
-    documents, values, start = [], [], 0
-    for documents_n, vectors_nd in read_shards_of_vectors(paths):
-        here_n = slice(None) if proposed_n is None else proposed_n[start : start + len(documents_n)]
-        documents.append(documents_n[here_n])
-        values.append(queries_qd @ vectors_nd[here_n].T)
-        start += len(documents_n)
-    return Scores(np.concatenate(documents), np.concatenate(values, axis=1))
+
+    def parts() -> Iterator[Scores]:
+        start = 0
+        for documents_n, vectors_nd in read_shards_of_vectors(paths):
+            end = start + len(documents_n)
+            here_n = slice(None) if proposed_n is None else proposed_n[start:end]
+            yield Scores(documents_n[here_n], queries_qd @ vectors_nd[here_n].T)
+            start = end
+
+    total = count_vectors(paths) if proposed_n is None else int(proposed_n.sum())
+    return joined(parts(), len(queries_qd), total)

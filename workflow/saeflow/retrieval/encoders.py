@@ -10,10 +10,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from saeflow.artifacts import MANIFEST
 from saeflow.retrieval.settings import LSA, HuggingFace
 
 ENCODERS = {"lsa": "saeflow.retrieval.lsa", "huggingface": "saeflow.retrieval.huggingface"}
 """Kind -> module with `fit` and `load`; imported when used."""
+
+MODEL_FILES = ("*.safetensors", "*.json", "vocab.txt", "merges.txt", "*.model")
+"""What decides the vectors of a model in a folder: weights, configuration, vocabulary."""
 
 
 class Encoder(Protocol):
@@ -40,6 +44,19 @@ def fit_encoder(
     read and not fitted again.
     """
     return import_module(ENCODERS[settings.kind]).fit(settings, texts, out, root, device)
+
+
+def encoder_files(settings: LSA | HuggingFace, root: Path) -> list[Path]:
+    """Return the files that decide an encoder's vectors, in order of name; imports no model.
+
+    `root` is what a folder in the settings is relative to. A pinned model of the hub has none here,
+    nor has a kind that is fitted.
+    """
+    if isinstance(settings, LSA) or settings.folder is None:
+        return []
+    place = root / settings.folder
+    found = {path for pattern in MODEL_FILES for path in place.glob(pattern)}
+    return sorted(path for path in found if path.name != MANIFEST)
 
 
 def load_encoder(settings: LSA | HuggingFace, folder: Path, *, root: Path, device: str) -> Encoder:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
-from saeflow.artifacts import MANIFEST
+from saeflow.retrieval.encoders import encoder_files
 from saeflow.retrieval.reading import RetrievalError
 from saeflow.retrieval.settings import HuggingFace
 
@@ -59,8 +59,7 @@ class HuggingFaceEncoder:
                 "revision": settings.revision,
             }
         place = root / settings.folder
-        found = sorted([*place.glob("*.safetensors"), *place.glob("*.json")])
-        self.inputs = {path.name: path for path in found if path.name != MANIFEST}
+        self.inputs = {path.name: path for path in encoder_files(settings, root)}
         if not any(name.endswith(".safetensors") for name in self.inputs):
             raise RetrievalError(
                 f"encoder folder {place} has no *.safetensors; write the model there with "

@@ -60,13 +60,26 @@ def read_ids(corpus: Path, split: str) -> NDArray[np.int64]:
 
 
 def read_rows(corpus: Path, documents: Collection[int]) -> dict[int, Row]:
-    """Return the rows of `documents` by id; ids that the corpus does not have are left out."""
+    """Return the rows of `documents` by id; ids that the corpus does not have are left out.
+
+    Text is read of those row groups alone that hold a wanted document.
+    """
     wanted = pa.array(sorted(documents), pa.int64())
+    file = pq.ParquetFile(corpus / DOCUMENTS)
+    groups = [
+        group
+        for group in range(file.num_row_groups)
+        if _holds(file.read_row_group(group, columns=["document"]), wanted)
+    ]
     rows: dict[int, Row] = {}
-    for table in _batches(corpus, list(Row._fields)):
-        for row in table.filter(pc.is_in(table["document"], wanted)).to_pylist():
+    for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(Row._fields)):
+        for row in batch.filter(pc.is_in(batch["document"], wanted)).to_pylist():
             rows[row["document"]] = Row(**row)
     return rows
+
+
+def _holds(ids: pa.Table, wanted: pa.Array) -> bool:
+    return bool(pc.any(pc.is_in(ids["document"], wanted)).as_py())
 
 
 def count_tokens(tokens: Path, split: str) -> pd.Series:

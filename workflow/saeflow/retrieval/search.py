@@ -94,8 +94,9 @@ def rank_candidates(
         ids_n = read_ids(domain if settings.method == "domain" else general, "train")
         return ranked(ids_n, np.random.default_rng(settings.seed or 0).random(len(ids_n)))
     found = index.score([seed.text for seed in seeds])
-    score_n = combine(found.values_qn, settings.combination)
-    if settings.method == "bm25":
+    by_terms = settings.method == "bm25"
+    score_n = combine(found.values_qn, settings.combination, zero_is_no_answer=by_terms)
+    if by_terms:
         some_n = (found.values_qn > 0).any(0)
         return ranked(found.documents_n[some_n], score_n[some_n])
     return ranked(found.documents_n, score_n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ from saeflow.retrieval.settings import Seeds
 EVALUATION_SPLIT = "test"
 
 
-def draw_seeds(settings: Seeds, domain: Path) -> list[Row]:
+def draw_seeds(settings: Seeds, domain: Path, evaluated: Collection[int]) -> list[Row]:
     """Return the seeds of the corpus `domain`, in the order of the draw.
 
-    Raises RetrievalError if the split has fewer documents than asked for, or if a seed equals a
-    document of the split that is evaluated on.
+    `evaluated` has the hashes of the split that is evaluated on (`keys_of_split`). Raises
+    RetrievalError if the split has fewer documents than asked for, or if a seed is among those.
     """
     available = read_ids(domain, settings.split)
     if len(available) < settings.documents:
@@ -29,7 +30,6 @@ def draw_seeds(settings: Seeds, domain: Path) -> list[Row]:
     order = np.random.default_rng(settings.seed).permutation(available)
     rows = read_rows(domain, order[: settings.documents].tolist())
     seeds = [rows[document] for document in order[: settings.documents].tolist()]
-    evaluated = keys_of_split(domain, EVALUATION_SPLIT)
     leaked = [seed.name for seed in seeds if key_of(seed.text) in evaluated]
     if leaked:
         raise RetrievalError(

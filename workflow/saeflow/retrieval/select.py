@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,10 +67,11 @@ def select_documents(
         read_manifest(corpus, kind="corpus")
     manifest = check_index(settings, index, general)
     searched = open_index(index, manifest, root=root, device=device) if index and manifest else None
-    seeds = draw_seeds(settings.seeds, domain)
+    evaluated = keys_of_split(domain, EVALUATION_SPLIT)
+    seeds = draw_seeds(settings.seeds, domain, evaluated)
     ranking = rank_candidates(settings, seeds, general=general, domain=domain, index=searched)
     drawn_from = domain if settings.drawn_from == settings.domain else general
-    pool = gather(settings, ranking, seeds, drawn_from=drawn_from, domain=domain, tokens=tokens)
+    pool = gather(settings, ranking, seeds, evaluated, drawn_from=drawn_from, tokens=tokens)
     _check_enough(settings, pool, tokens)
     truth = known_truth(general, domain)
     stats: dict[str, Any] = {}
@@ -107,23 +108,24 @@ def gather(
     settings: Selection,
     ranking: pd.DataFrame,
     seeds: Sequence[Row],
+    evaluated: Collection[int],
     *,
     drawn_from: Path,
-    domain: Path,
     tokens: Path,
 ) -> Pool:
     """Return the best candidates that may be taken: the token budget, or TracIn's multiple of it.
 
-    Fewer where there are no more. Text is read of those alone.
+    Fewer where there are no more; none whose hash is in `evaluated` or a seed's. Text is read of
+    those alone.
     """
     split = settings.seeds.split if settings.method == "seeds" else "train"
     counts = count_tokens(tokens, split)
     ranking = ranking.assign(tokens=ranking.document.map(counts).fillna(0).astype(np.int64))
     dropped = Counter({"no tokens": int((ranking.tokens == 0).sum())})
     ranking = ranking[ranking.tokens > 0]
-    forbidden = {"equals an evaluation document": keys_of_split(domain, EVALUATION_SPLIT)}
+    forbidden = {"equals an evaluation document": evaluated}
     if settings.method != "seeds":
-        forbidden["equals a seed"] = {key_of(seed.text) for seed in seeds}
+        forbidden |= {"equals a seed": {key_of(seed.text) for seed in seeds}}
     limit = settings.tokens * (settings.tracin.candidates if settings.tracin else 1)
     rows: dict[int, Row] = {}
     kept: list[pd.DataFrame] = []

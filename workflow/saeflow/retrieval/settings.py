@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -21,11 +22,26 @@ class Words(Settings):
     """How a text becomes terms, for BM25 and for the classical embedding."""
 
     pattern: str = r"\w\w+"
-    """Regular expression of a term, searched in the lower-case text."""
+    """Regular expression of a term, searched in the lower-case text; without capturing groups,
+    of which a search would give the parts in place of the term."""
     stop_words: Literal["none", "english"] = "english"
     """Leave out the 33 English function words that Lucene leaves out."""
     stemming: Literal["none", "plural"] = "none"
     """`plural` takes off English plural endings (the S stemmer of Harman 1991)."""
+
+    @model_validator(mode="after")
+    def _pattern_finds_terms(self) -> Words:
+        try:
+            groups = re.compile(self.pattern).groups
+        except re.error as error:
+            raise ValueError(
+                f"pattern {self.pattern!r} is no regular expression: {error}"
+            ) from error
+        if groups:
+            raise ValueError(
+                f"pattern {self.pattern!r} has {groups} capturing groups; write (?:...) for (...)"
+            )
+        return self
 
 
 class BM25(Settings):
@@ -35,10 +51,9 @@ class BM25(Settings):
     """How much a repeated term still adds; SSAE does not say, this is bm25s's."""
     b: float = Field(0.75, ge=0, le=1)
     """How much long documents are held back; SSAE does not say, this is bm25s's."""
-    delta: NonNegativeFloat = 0.5
-    """Least worth of a term that occurs, in the variants `bm25l` and `bm25+` alone."""
-    method: Literal["robertson", "lucene", "atire", "bm25l", "bm25+"] = "lucene"
-    """The variant (Kamphuis et al. 2020); Lucene's has no negative weights."""
+    method: Literal["robertson", "lucene", "atire"] = "lucene"
+    """The variant (Kamphuis et al. 2020); Lucene's has no negative weights. Of all three a document
+    without a term of the query scores 0, which says that it is no candidate."""
     words: Words = Words()
     shard_documents: PositiveInt = 100_000
     """Documents in memory at a time. A shard has its own document frequencies and mean length;
