@@ -178,6 +178,20 @@ def test_scores_are_those_of_documents_one_by_one(world, loss, normalise):
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5 * np.abs(expected).max())
 
 
+def test_seeds_are_in_memory_a_batch_at_a_time(world, monkeypatch):
+    """A batch of the cache has 128 tokens; all seeds together have more."""
+    seen: list[int] = []
+
+    def watched(sae: SAE, found: Any, weights_b: Tensor) -> Any:
+        seen.append(len(weights_b))
+        return weighted_sum(sae, found, weights_b)
+
+    monkeypatch.setattr("saeflow.retrieval.tracin.weighted_sum", watched)
+    everything = documents(world)
+    world.scores(everything[-2:], everything[:-2])
+    assert max(seen) <= 128 < sum(seen)
+
+
 def test_the_cache_has_dropped_a_sink_here(world):
     stats = read_manifest(world.root / "cache", kind="activations")["stats"]
     assert stats["sinks"] > 0 and set(stats["sink_thresholds"]) == set(SITES[:2])

@@ -82,7 +82,8 @@ def tracin_scores(
 ) -> NDArray[np.float64]:
     """Return TracIn of each candidate, in their order; higher is better.
 
-    The subject runs once over seeds and candidates, for all `checkpoints`. `activations` is a cache
+    The subject runs once over candidates, for all `checkpoints`, and twice over the few seeds; of
+    both, one batch of activations is in memory. `activations` is a cache
     of the subject; only its manifest is read, for which tokens count. A candidate of which none
     counts has a gradient of zero, and so that score. Raises ArtifactError for damaged inputs and
     documents without tokens, and ValueError for SAEs of another width or without a gradient here,
@@ -168,16 +169,27 @@ class _Loaded:
 def _mean_gradients(
     settings: TracIn, saes: Sequence[_Loaded], reader: Reader, seeds: Passages
 ) -> list[Gradient]:
-    """Return each SAE's mean over seeds of the gradient of their loss; seeds are few."""
-    parts = list(reader.rows(seeds))
-    place_n = torch.cat([rows.passage_n for rows in parts])
-    x_nd = torch.cat([rows.x_nd for rows in parts])
-    count_s = torch.bincount(place_n, minlength=len(seeds.documents))
-    if not len(x_nd):
-        raise ValueError(
-            f"the {len(seeds.documents)} seeds have no token that counts at {settings.site}"
-        )
-    weights_n = torch.full_like(place_n, 1 / len(count_s), dtype=x_nd.dtype)
+    """Return each SAE's mean over seeds of the gradient of their loss, summed batch by batch.
+
+    The subject runs over the seeds twice: a seed's weight depends on how many of its tokens count,
+    which is known only from their activations.
+    """
+    count_s = torch.zeros(len(seeds.documents), dtype=torch.int64)
+    for rows in reader.rows(seeds):
+        count_s += torch.bincount(rows.passage_n.cpu(), minlength=len(count_s))
+    if not count_s.any():
+        raise ValueError(f"the {len(count_s)} seeds have no token that counts at {settings.site}")
+    weight_s = torch.full((len(count_s),), 1 / len(count_s))
     if settings.normalise == "tokens":
-        weights_n /= count_s[place_n]
-    return [sae.weighted_gradient(x_nd, weights_n) for sae in saes]
+        weight_s /= count_s.clamp_min(1)
+    sums: list[Gradient] = []
+    for rows in reader.rows(seeds):
+        if not len(rows.x_nd):
+            continue
+        weights_n = weight_s.to(rows.x_nd.device)[rows.passage_n]
+        found = [sae.weighted_gradient(rows.x_nd, weights_n) for sae in saes]
+        for total, part in zip(sums, found, strict=False):
+            for total_t, part_t in zip(total, part, strict=True):
+                total_t += part_t
+        sums = sums or found
+    return sums
