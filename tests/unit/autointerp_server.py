@@ -102,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             time.sleep(state.config.get("pause", 0))
             self.reply(body, state.next_fault())
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             pass  # the client gave up waiting
         finally:
             with state.lock:
@@ -121,13 +121,38 @@ class Handler(BaseHTTPRequestHandler):
             text, asked, answered = self.state.answer(
                 body["messages"][-1]["content"], body["max_tokens"]
             )
+        if fault == "half a character":
+            text += "\ud800"
+        usage: Any = {"prompt_tokens": asked, "completion_tokens": answered}
+        if fault == "odd usage":
+            usage = [asked, answered]
+        elif fault == "odd counts":
+            usage = {"prompt_tokens": 10**30, "completion_tokens": -1}
         content = json.dumps(
-            {
-                "choices": [{"message": {"role": "assistant", "content": text}}],
-                "usage": {"prompt_tokens": asked, "completion_tokens": answered},
-            }
+            {"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage}
         )
+        if fault == "deep":
+            content = '{"choices": ' + "[" * 100_000 + "]" * 100_000 + "}"
+        if fault == "large":
+            content = " " * 2**24 + content
+        if fault in ("slow head", "slow body"):
+            return self.trickle(content, head=fault == "slow head")
         self.send(200, content[: len(content) // 2] if fault == "truncated" else content)
+
+    def trickle(self, content: str, *, head: bool) -> None:
+        """Send a little every now and then, `seconds` in all."""
+        if not head:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content.encode())))
+            self.end_headers()
+        else:
+            self.wfile.write(b"HTTP/1.1 200 ")
+        pause = 0.05
+        for _ in range(round(self.state.config["seconds"] / pause)):
+            time.sleep(pause)
+            self.wfile.write(b" ")
+        if not head:
+            self.wfile.write(content.encode())
 
     def send(self, status: int, content: str, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

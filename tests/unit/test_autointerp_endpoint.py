@@ -90,7 +90,11 @@ def test_right_answers_are_read_and_nothing_is_asked_twice(
     assert cached["cost"] == stats["cost"]  # of the answers used, whenever they were paid
 
 
-@pytest.mark.parametrize("fault", ["slow", "429", "503", "truncated", "nonsense"])
+@pytest.mark.parametrize(
+    "fault",
+    ["slow", "slow head", "slow body", "429", "503", "truncated", "odd usage", "deep", "large",
+     "half a character", "nonsense"],
+)  # fmt: skip
 def test_a_passing_fault_is_asked_again(world: Path, tmp_path: Path, fault: str) -> None:
     with serving(faults=[fault], seconds=2) as served:
         settings = judge(served, timeout_seconds=1, concurrency=1)
@@ -113,7 +117,13 @@ def test_a_passing_fault_is_asked_again(world: Path, tmp_path: Path, fault: str)
         ("500", "error"),
         ("400", "error"),
         ("302", "error"),
-        ("truncated", "error"),
+        ("truncated", "nonsense"),
+        ("odd usage", "nonsense"),
+        ("deep", "nonsense"),
+        ("large", "nonsense"),
+        ("half a character", "nonsense"),
+        ("slow head", "timeout"),
+        ("slow body", "timeout"),
         ("nonsense", "nonsense"),
     ],
 )
@@ -152,6 +162,23 @@ def test_a_missing_key_is_named_before_the_subject_runs(
     unreachable = {"kind": "endpoint", "url": "http://127.0.0.1:9/v1", "model": "m"}
     with pytest.raises(JudgeRefused, match="environment has no NO_SUCH_KEY"):
         explained(world, tmp_path, {**unreachable, "api_key_env": "NO_SUCH_KEY"})
+
+
+def test_odd_counts_of_tokens_are_none() -> None:
+    with serving(faults=["odd counts"]) as served:
+        answer = EndpointModel(endpoint(served)).complete("Rate it.")
+    assert answer.text and answer[1:] == (None, None)
+
+
+def test_a_trickled_answer_ends_at_the_deadline() -> None:
+    """Each read is quick, so a timeout of a read alone would wait for all of it."""
+    for fault in ("slow head", "slow body"):
+        with serving(faults=[fault], seconds=3) as served:
+            model = EndpointModel(endpoint(served, timeout_seconds=0.4, retries=0))
+            began = time.monotonic()
+            with pytest.raises(JudgeError, match=r"no answer in 0\.4 s"):
+                model.complete("Hello")
+            assert time.monotonic() - began < 2
 
 
 def test_nobody_there_is_recorded(world: Path, tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def test_answers_are_read(read: Callable[[str], Any], answer: str, expected: Any
         (read_diversity, '{"score": NaN, "justification": "x"}', "from 0 to 100"),
         (read_diversity, '{"score": true, "justification": "x"}', "from 0 to 100"),
         (read_diversity, '{"score": 5}', "no justification"),
+        (read_diversity, r'{"score": 5, "justification": "\ud800"}', "half a character"),
+        (read_diversity, '{"score": ' + "[" * 100_000 + "}", "can be read"),
     ],
 )
 def test_other_answers_say_why_not(read: Callable[[str], Any], answer: str, message: str) -> None:

@@ -8,12 +8,12 @@ import os
 import time
 import urllib.error
 import urllib.request
-from email.message import Message
-from typing import IO, Any
+from typing import Any
 
 from saeflow.autointerp.answers import Answer
 from saeflow.autointerp.judges import JudgeError, JudgeRefused, Status
 from saeflow.autointerp.settings import Endpoint
+from saeflow.autointerp.transport import opener
 
 _LONGEST_PAUSE = 60.0
 """Seconds; also where a server asks for a longer one."""
@@ -22,16 +22,10 @@ _REFUSED = (401, 403, 404)
 _PASSING = (408, 429)
 """Besides 5xx, what another try may cure."""
 _SHOWN = 200
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Takes a redirect for an error: the key is meant for the configured host alone."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message,
-        newurl: str,
-    ) -> None:  # fmt: skip
-        return None
+_LONGEST_BODY = 2**24
+"""Bytes of an answer, far beyond the longest one of any model."""
+_MOST_TOKENS = 2**31
+"""A count from here on is none."""
 
 
 class _Failed(Exception):
@@ -59,7 +53,7 @@ class EndpointModel:
                 f"judge.api_key_env: the environment has no {settings.api_key_env}; set it to the "
                 f"key of {settings.url}, or to null where none is needed"
             )
-        self.opener = urllib.request.build_opener(_NoRedirect)
+        self.opener = opener()
 
     def complete(self, prompt: str) -> Answer:
         """Return the endpoint's answer, after further tries where they may help.
@@ -91,7 +85,7 @@ class EndpointModel:
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
         try:
             with self.opener.open(request, timeout=self.settings.timeout_seconds) as response:
-                content = response.read()
+                content = response.read(_LONGEST_BODY + 1)
         except urllib.error.HTTPError as error:
             raise self._rejected(error) from error
         except TimeoutError as error:
@@ -128,14 +122,27 @@ class EndpointModel:
         return (text.replace(self.key, "***") if self.key else text)[:_SHOWN]
 
     def _read(self, content: bytes) -> Answer:
+        """Return the answer that a body holds; raises _Failed for one that is nothing of the kind.
+
+        A server may send anything: no JSON or too deep a one, half a character, other types.
+        """
+        if len(content) > _LONGEST_BODY:
+            message = f"{self.url} answered with more than {_LONGEST_BODY:,} bytes"
+            raise _Failed("nonsense", message, passing=True)
         try:
             found: Any = json.loads(content)
             text = found["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+            # A model that says nothing has answered; what that is worth is for the reader to say.
+            text = text if isinstance(text, str) else ""
+            text.encode()
+            usage = dict(found.get("usage") or {})
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             message = f"{self.url} answered with no chat completion: {content[:_SHOWN]!r}"
-            raise _Failed("error", message, passing=True) from error
-        usage = found.get("usage") or {}
-        counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
-        in_, out = (count if type(count) is int else None for count in counts)
-        # A model that says nothing has answered; what that is worth is for the reader to say.
-        return Answer(text if isinstance(text, str) else "", in_, out)
+            raise _Failed("nonsense", message, passing=True) from error
+        return Answer(text, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
+
+
+def _count(usage: dict[str, Any], name: str) -> int | None:
+    """Return a number of tokens, or null where the server tells none."""
+    count = usage.get(name)
+    return count if type(count) is int and 0 <= count < _MOST_TOKENS else None

@@ -9,6 +9,7 @@ from saeflow.autointerp.contexts import Latent
 from saeflow.autointerp.examples import Contexts, Examples
 
 Status = Literal["ok", "nonsense", "timeout", "error"]
+"""`nonsense`: answers came, and none was what was asked for; `error`: none could be had."""
 
 
 class JudgeError(RuntimeError):

@@ -77,6 +77,8 @@ def read_diversity(answer: str) -> Diversity:
         raise Unreadable("its score is no number from 0 to 100")
     if not isinstance(justification, str) or not justification.strip():
         raise Unreadable("it has no justification")
+    if any("\ud800" <= letter <= "\udfff" for letter in justification):
+        raise Unreadable("its justification has half a character")
     return Diversity(float(score), justification.strip())
 
 
@@ -87,7 +89,7 @@ def _parsed(pattern: re.Pattern[str], answer: str, lacking: str) -> Any:
         raise Unreadable(f"it has {lacking}")
     try:
         return json.loads(found[-1])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Unreadable(f"it has {lacking} that can be read ({error})") from error
 
 

@@ -36,7 +36,7 @@ class Endpoint(Settings):
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     """Environment variable that holds the key (never the key itself); null: none is sent."""
     timeout_seconds: PositiveFloat = 60.0
-    """An answer that takes longer is asked for again."""
+    """From the request to the last byte; an answer that takes longer is asked for again."""
     retries: NonNegativeInt = 4
     """Further tries after a timeout, a status 429 or 5xx, a broken answer, or one that is not what
     was asked for."""
