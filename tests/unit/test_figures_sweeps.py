@@ -226,6 +226,15 @@ def test_zeros_have_no_place_on_a_log_axis(folders: planted.Folders) -> None:
     assert any("log axis" in note for note in notes_in(marks))
 
 
+def test_the_words_say_where_means_are_geometric() -> None:
+    figure, context = parse_figure(LINES), SweepContext.model_validate(planted.context())
+    linear = parse_figure(LINES | {"panels": LINES["panels"][:1]})
+    assert "Mean (geometric on log axes) with 95%" in caption_of(figure, context)
+    assert any("mean (geometric on log axes)" in part for part in footer_parts(figure, context))
+    assert "geometric" not in caption_of(linear, context)
+    assert "geometric" not in " ".join(footer_parts(linear, context))
+
+
 def test_recall_is_drawn_against_the_frequency_in_the_name(folders: planted.Folders) -> None:
     drawn = of(lines_of(folders, CONCEPTS), "1: concept_recall", "dense")
     assert list(drawn["x"]) == pytest.approx([1e-5, 3e-5, 1e-4, 3e-4, 1e-3])

@@ -67,7 +67,13 @@ def _short_spread(settings: Figure, context: AnyContext) -> str:
         return f"mean over seeds {seeds}" if len(context.seeds) > 1 else f"seed {seeds}"
     if len(context.seeds) == 1:
         return f"1 seed ({seeds}), no interval"
-    return f"seeds {seeds}: mean and 95% t-interval"
+    mean = "mean (geometric on log axes)" if _has_log_axis(settings) else "mean"
+    return f"seeds {seeds}: {mean} and 95% t-interval"
+
+
+def _has_log_axis(settings: Figure | Table) -> bool:
+    """Whether means are taken of logarithms somewhere in the figure."""
+    return isinstance(settings, Lines) and any(p.y_scale == "log" for p in settings.panels)
 
 
 def spread_sentence(settings: Figure | Table, context: AnyContext) -> str:
@@ -87,7 +93,8 @@ def spread_sentence(settings: Figure | Table, context: AnyContext) -> str:
         return f"Gaussian kernel, mean over {count} seeds."
     if isinstance(settings, Sweep | Methods):
         return f"Mean ± half the width of the 95% t-interval over {count} seeds."
-    return f"Mean with 95% t-interval over {count} seeds."
+    mean = "Mean (geometric on log axes)" if _has_log_axis(settings) else "Mean"
+    return f"{mean} with 95% t-interval over {count} seeds."
 
 
 def origin_sentence(settings: Figure | Table, context: AnyContext) -> str:
