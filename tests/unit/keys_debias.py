@@ -137,6 +137,9 @@ STAGES = {
             "Attribution.threshold": Case("attribution.threshold", 0.05, "latents"),
             "Circuit.node_threshold": Case("circuit.node_threshold", 0.1, "nodes"),
             "Circuit.edge_threshold": Case("circuit.edge_threshold", 0.1, "edges"),
+            "Circuit.signs": Case(
+                "circuit.signs", "both", "nodes", {"circuit.node_threshold": 0.001}
+            ),
             "Circuit.examples": Case("circuit.examples", 4, "edges"),
             "ConceptBottleneck.keywords": Case("cbp.keywords", ["ward", "lecture"], "rows"),
             "ConceptBottleneck.normalise": Case(

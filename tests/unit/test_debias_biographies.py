@@ -112,9 +112,18 @@ def test_class_ids_are_mapped(subject: Subject, tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("labels", [None, {"profession": "nurse"}])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        None,
+        {"profession": "nurse"},
+        {"profession": "nurse", "gender": ""},
+        {"profession": "nurse", "gender": " "},
+        {"profession": "nurse", "gender": None},
+    ],
+)
 def test_a_biography_without_a_label_is_refused_or_dropped(
-    subject: Subject, tmp_path: Path, labels: dict[str, str] | None
+    subject: Subject, tmp_path: Path, labels: dict[str, str | None] | None
 ) -> None:
     documents = rows({(s, g, p): 2 for s in ("train", "test", "validation")
                       for g in (0, 1) for p in (0, 1)})  # fmt: skip
@@ -124,6 +133,21 @@ def test_a_biography_without_a_label_is_refused_or_dropped(
         read(subject, corpus)
     sets = read(subject, corpus, on_unlabelled="drop")
     assert sets.dropped == 1
+    assert sets.other == {"gender": {}, "profession": {}}
+    assert len(sets.balanced.tokens) == 8
+
+
+def test_values_of_neither_class_are_left_out_and_counted(subject: Subject, tmp_path: Path) -> None:
+    documents = rows({(s, g, p): 2 for s in ("train", "test", "validation")
+                      for g in (0, 1) for p in (0, 1)})  # fmt: skip
+    strange = [("surgeon", "male"), ("surgeon", "Female"), ("nurse", "Female"), ("pastor", "male")]
+    documents += [
+        {"split": "train", "text": "he", "labels": {"profession": profession, "gender": gender}}
+        for profession, gender in strange
+    ]
+    sets = read(subject, write_corpus(tmp_path / "corpus", documents))
+    assert sets.other == {"gender": {"Female": 2}, "profession": {"pastor": 1, "surgeon": 2}}
+    assert sets.dropped == 0
     assert len(sets.balanced.tokens) == 8
 
 

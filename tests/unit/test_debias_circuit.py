@@ -227,7 +227,7 @@ def test_an_empty_circuit_has_the_output_alone(linear: Subject) -> None:
     saes, metric = {EMBED: neurons(3)}, linear_metric(linear)
     effects = attribute(linear, saes, BATCHES, metric)
     nodes, edges = find_circuit(
-        linear, saes, BATCHES, metric, effects, node_threshold=1e9, edge_threshold=0.0
+        linear, saes, BATCHES, metric, effects, node_threshold=1e9, edge_threshold=0.0, signs="both"
     )
     assert nodes["node"].tolist() == ["output"]
     assert edges.empty and "source_site" in edges

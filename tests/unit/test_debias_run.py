@@ -23,16 +23,18 @@ from debias_planted import (
 )
 
 from saeflow.artifacts import ArtifactError, read_manifest
+from saeflow.debias.names import method_names, subgroup_metrics
 from saeflow.debias.run import run_debias
 from saeflow.debias.trimming import TrimmingError
 from saeflow.evaluation.rows import read_rows
 from saeflow.subjects.sites import SiteError
 
-METHODS = {
-    "original", "cbp", "random", "neuron_skyline", "feature_skyline", "oracle",
+METHODS = (
+    "original", "oracle", "cbp",
     "gsae_shift", "gsae_shift_retrain", "compressed_gsae_shift", "compressed_gsae_shift_retrain",
     "ssae_shift", "ssae_shift_retrain", "compressed_ssae_shift", "compressed_ssae_shift_retrain",
-}  # fmt: skip
+    "random", "feature_skyline", "neuron_skyline",
+)  # fmt: skip
 BLIND = 5.0
 """A bias that switches every latent off."""
 
@@ -78,7 +80,8 @@ def values(folder: Path) -> pd.Series:
 
 def test_every_method_has_its_rows(finished: Path) -> None:
     rows = read_rows([finished / "debias.parquet"])
-    assert set(rows["variant"]) == METHODS
+    assert set(rows["variant"]) == set(METHODS)
+    assert method_names(("gsae", "ssae")) == METHODS
     assert set(rows["paper"]) == {"ssae"} and set(rows["site"]) == {PROBE_SITE}
     assert set(rows["corpus"]) == {"corpus"} and set(rows["split"]) == {"test"}
     accuracies = rows[rows["metric"].str.contains("accuracy")]
@@ -86,6 +89,26 @@ def test_every_method_has_its_rows(finished: Path) -> None:
     assert accuracies["value"].between(0, 1).all()
     assert rows.set_index("variant")["selection"].loc["ssae_shift"].eq("ssae").all()
     assert rows.set_index("variant")["d_sae"].loc["compressed_ssae_shift"].eq(D_IN // 2).all()
+
+
+def test_rows_count_the_biographies_behind_them(finished: Path) -> None:
+    """The tested subgroups have 10, 9, 6 and 8 biographies."""
+    rows = read_rows([finished / "debias.parquet"])
+    n = rows.set_index(["variant", "metric"])["n"]
+    value = rows.set_index(["variant", "metric"])["value"]
+    subgroups = list(subgroup_metrics(planted_settings()).values())
+    assert subgroups == [
+        "accuracy_male_professor", "accuracy_female_professor",
+        "accuracy_male_nurse", "accuracy_female_nurse",
+    ]  # fmt: skip
+    for method in METHODS:
+        assert n[method][subgroups].tolist() == [10, 9, 6, 8]
+        assert n[method, "profession_accuracy"] == n[method, "gender_accuracy"] == 4 * 6
+        assert n[method, "ambiguous_accuracy"] == 2 * 8
+        worst = value[method][subgroups].min()
+        assert value[method, "worst_group_accuracy"] == worst
+        behind = n[method][subgroups][value[method][subgroups] == worst]
+        assert n[method, "worst_group_accuracy"] in set(behind)
 
 
 def test_saes_that_know_gender_debias_and_others_do_not(finished: Path) -> None:
@@ -124,6 +147,7 @@ def test_the_circuit_has_names_and_verdicts(finished: Path) -> None:
 def test_the_manifest_tells_what_was_read(finished: Path) -> None:
     manifest = read_manifest(finished, kind="debias", deep=True)
     assert manifest["seed"] == 0
+    assert manifest["stats"]["other_values"] == {"gender": {}, "profession": {}}
     assert manifest["stats"]["ambiguous"] == 48 and manifest["stats"]["test"] == 33
     assert set(manifest["inputs"]) == {"subject", "corpus"}
     assert len(set(manifest["stats"]["saes"].values())) == 2
@@ -156,12 +180,13 @@ def test_a_persons_file_overrides_the_judge(world: World, tmp_path: Path) -> Non
     row = found["debias"].set_index(["variant", "metric"])["value"]
     assert row["ssae_shift", "ablated_latents"] == 3
     assert row["compressed_ssae_shift", "ablated_latents"] == 2
-    assert row["ssae_shift", "circuit_latents"] == len(whole) - 1  # 5 had no effect
+    nodes = found["nodes"][(found["nodes"]["sae"] == "ssae") & (found["nodes"]["part"] == "latent")]
+    assert row["ssae_shift", "circuit_latents"] == len(nodes) > 0
 
 
 def test_without_a_count_skylines_ablate_as_many_as_shift(world: World, tmp_path: Path) -> None:
     saes = {"ssae": world.saes["ssae"]}
-    found = world.run(tmp_path, saes=saes, skyline={"count": None, "steps": 1})["debias"]
+    found = world.run(tmp_path, saes=saes, skyline={"steps": 1})["debias"]
     row = found.set_index(["variant", "metric"])["value"]
     assert row["ssae_shift", "ablated_latents"] > 0
     for method in ("random", "feature_skyline", "neuron_skyline"):

@@ -19,16 +19,12 @@ import torch
 from torch import Tensor
 
 from saeflow.artifacts import read_manifest
+from saeflow.debias.names import AMBIGUOUS, SUBGROUPS, Subgroup, subgroup_name
 from saeflow.debias.settings import Classes, DebiasSettings
 from saeflow.progress import say
 from saeflow.subjects.load import Subject
 
-Subgroup = tuple[int, int]
-"""Class of gender and class of profession."""
 _Chosen = list[tuple[Subgroup, str]]
-
-SUBGROUPS: tuple[Subgroup, ...] = ((0, 0), (1, 0), (0, 1), (1, 1))
-AMBIGUOUS: tuple[Subgroup, ...] = ((0, 0), (1, 1))
 _READ_DOCUMENTS = 4096
 
 
@@ -62,6 +58,15 @@ class Examples(NamedTuple):
         return torch.cat([part[:n] for part in parts])
 
 
+class _Read(NamedTuple):
+    """What a corpus holds."""
+
+    texts: dict[tuple[str, Subgroup], list[str]]
+    """By split and subgroup, in document order."""
+    dropped: int
+    other: dict[str, dict[str, int]]
+
+
 class BiographySets(NamedTuple):
     """What the methods train on and are tested on."""
 
@@ -75,23 +80,27 @@ class BiographySets(NamedTuple):
     """Validation split, four subgroups, for the judge."""
     dropped: int
     """Documents without a label, of all splits."""
+    other: dict[str, dict[str, int]]
+    """By label: how many documents of all splits have which value that is none of its classes."""
 
 
 def read_sets(settings: DebiasSettings, corpus: Path, subject: Subject, seed: int) -> BiographySets:
     """Return the sets from a corpus whose documents have both labels.
 
     Of each subgroup the first biographies in document order are taken; the seed shuffles the
-    training sets. Raises BiographyError, naming document and file, for a biography without a label
-    where these are not dropped, and, with all counts, for a subgroup that is empty or too small;
-    ArtifactError for an unfinished or damaged corpus.
+    training sets. A label that is null or blank is none; values of neither class (the other
+    professions of Bias in Bios) are left out and counted. Raises BiographyError, naming document
+    and file, for a biography without a label where these are not dropped, and, with all
+    counts, for a subgroup that is empty or too small; ArtifactError for an unfinished or damaged
+    corpus.
     """
     read_manifest(corpus, kind="corpus")
-    found, dropped = _read(settings, corpus / "documents.parquet")
-    if dropped:
-        say(f"{corpus}: {dropped:,} documents without a label are left out")
+    found = _read(settings, corpus / "documents.parquet")
+    if found.dropped:
+        say(f"{corpus}: {found.dropped:,} documents without a label are left out")
 
     def take(split: str, subgroups: Sequence[Subgroup], n: int | None, *, equal: bool) -> _Chosen:
-        texts = {s: found.get((split, s), []) for s in SUBGROUPS}
+        texts = {s: found.texts.get((split, s), []) for s in SUBGROUPS}
         _check_counts(settings, f"{corpus}: split {split}", texts, subgroups, n if equal else 1)
         if equal and n is None:
             n = min(len(texts[s]) for s in subgroups)
@@ -107,21 +116,19 @@ def read_sets(settings: DebiasSettings, corpus: Path, subject: Subject, seed: in
         balanced=_examples(settings, subject, balanced),
         test=_examples(settings, subject, take("test", SUBGROUPS, sizes.test, equal=False)),
         judge=_examples(settings, subject, take("validation", SUBGROUPS, sizes.judge, equal=False)),
-        dropped=dropped,
+        dropped=found.dropped,
+        other=found.other,
     )
 
 
-def _read(
-    settings: DebiasSettings, path: Path
-) -> tuple[dict[tuple[str, Subgroup], list[str]], int]:
-    """Return texts by split and subgroup, in document order, and how many have no label."""
-    found: dict[tuple[str, Subgroup], list[str]] = {}
+def _read(settings: DebiasSettings, path: Path) -> _Read:
+    both = (settings.genders, settings.professions)
+    texts: dict[tuple[str, Subgroup], list[str]] = {}
+    other: dict[str, Counter[str]] = {classes.label: Counter() for classes in both}
     dropped = 0
     for row in _rows(path):
         labels = json.loads(row["labels"]) if row["labels"] else {}
-        missing = [
-            c.label for c in (settings.genders, settings.professions) if c.label not in labels
-        ]
+        missing = [c.label for c in both if _is_blank(labels.get(c.label))]
         if missing:
             if settings.on_unlabelled == "refuse":
                 raise BiographyError(
@@ -131,10 +138,17 @@ def _read(
                 )
             dropped += 1
             continue
-        gender, profession = _class(settings.genders, labels), _class(settings.professions, labels)
+        gender, profession = (_class(classes, labels) for classes in both)
         if gender is not None and profession is not None:
-            found.setdefault((row["split"], (gender, profession)), []).append(row["text"])
-    return found, dropped
+            texts.setdefault((row["split"], (gender, profession)), []).append(row["text"])
+        for classes, found in zip(both, (gender, profession), strict=True):
+            if found is None:
+                other[classes.label][str(labels[classes.label])] += 1
+    return _Read(texts, dropped, {label: dict(sorted(n.items())) for label, n in other.items()})
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or not str(value).strip()
 
 
 def _rows(path: Path) -> Iterator[dict]:
@@ -148,14 +162,6 @@ def _class(classes: Classes, labels: dict[str, str]) -> int | None:
     values = list(classes.values.values())
     value = str(labels[classes.label])
     return values.index(value) if value in values else None
-
-
-def subgroup_name(settings: DebiasSettings, subgroup: Subgroup) -> str:
-    """Return e.g. `male_professor`."""
-    gender, profession = subgroup
-    return "_".join(
-        (list(settings.genders.values)[gender], list(settings.professions.values)[profession])
-    )
 
 
 def _check_counts(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from saeflow.debias.attribution import Effects, check_width, split
 from saeflow.debias.passes import Batch, Metric, check_reached, clean_pass, run_metric, text_mask
+from saeflow.debias.settings import Signs
 from saeflow.debias.slicing import columns
 from saeflow.progress import Progress
 from saeflow.sae.activation_functions import TopK
@@ -33,7 +34,6 @@ from saeflow.sae.model import SAE, standardised
 from saeflow.subjects.load import Subject
 from saeflow.subjects.splice import spliced
 
-Signs = Literal["positive", "both"]
 OUTPUT = "output"
 ERROR = "error"
 
@@ -81,7 +81,7 @@ def find_circuit(
     *,
     node_threshold: float,
     edge_threshold: float,
-    signs: Signs = "positive",
+    signs: Signs,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the nodes and the edges whose effects exceed the thresholds.
 
@@ -98,13 +98,10 @@ def find_circuit(
         raise ValueError("no examples to find a circuit with")
     _check_effects(saes, effects)
 
-    def large(effect: Tensor, threshold: float) -> Tensor:
-        return (effect.abs() if signs == "both" else effect) > threshold
-
+    latents = circuit_latents(effects, node_threshold, signs)
     kept = {
         site: _Kept(
-            large(effects.latents[site], node_threshold).nonzero()[:, 0],
-            bool(large(torch.tensor(effects.error[site]), node_threshold)),
+            latents[site], bool(_large(torch.tensor(effects.error[site]), node_threshold, signs))
         )
         for site in saes
     }
@@ -116,8 +113,20 @@ def find_circuit(
             progress.update(len(batch[1]))
     return (
         _node_table(order, kept, effects),
-        _edge_table(kept, totals, lambda effect: large(effect, edge_threshold), examples),
+        _edge_table(kept, totals, lambda effect: _large(effect, edge_threshold, signs), examples),
     )
+
+
+def circuit_latents(effects: Effects, node_threshold: float, signs: Signs) -> dict[str, Tensor]:
+    """Return by site the latents, in order, that are nodes of the circuit."""
+    return {
+        site: _large(effect_f, node_threshold, signs).nonzero()[:, 0]
+        for site, effect_f in effects.latents.items()
+    }
+
+
+def _large(effect: Tensor, threshold: float, signs: Signs) -> Tensor:
+    return (effect.abs() if signs == "both" else effect) > threshold
 
 
 def place_of(site: str) -> tuple[int, str]:

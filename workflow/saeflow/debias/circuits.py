@@ -29,6 +29,7 @@ def named_circuit(
         found.effects,
         node_threshold=settings.circuit.node_threshold,
         edge_threshold=settings.circuit.edge_threshold,
+        signs=settings.circuit.signs,
     )
     names = _names(experiment, sliced, nodes)
     verdicts = {

@@ -14,6 +14,7 @@ from saeflow.debias.activity import mean_states
 from saeflow.debias.attribution import Effects, attribute, neurons
 from saeflow.debias.biographies import BiographySets, Examples
 from saeflow.debias.cbp import concept_vectors, similarities
+from saeflow.debias.names import CBP, FEATURE_SKYLINE, NEURON_SKYLINE, ORACLE, ORIGINAL, RANDOM
 from saeflow.debias.passes import Batch, Metric, text_mask
 from saeflow.debias.patched import (
     Edit,
@@ -145,9 +146,9 @@ def train_and_test(experiment: Experiment) -> tuple[Probe, list[Outcome]]:
     seen = [similarities(x, concepts_kd, settings.cbp.normalise) for x in (ambiguous_nd, test_nd)]
     bottleneck = experiment.fit(seen[0], sets.ambiguous)
     return probe, [
-        experiment.outcome("original", probe.predict(test_nd)),
-        experiment.outcome("oracle", oracle.predict(test_nd)),
-        experiment.outcome("cbp", bottleneck.predict(seen[1])),
+        experiment.outcome(ORIGINAL, probe.predict(test_nd)),
+        experiment.outcome(ORACLE, oracle.predict(test_nd)),
+        experiment.outcome(CBP, bottleneck.predict(seen[1])),
     ]
 
 
@@ -159,7 +160,7 @@ def random_latents(
     units: Units = {}
     for module, latent in Random(experiment.seed).sample(everything, n):
         units.setdefault(module, []).append(latent)
-    return experiment.ablated("random", probe, zeroed(saes, units), units, **_labels(sae, saes))
+    return experiment.ablated(RANDOM, probe, zeroed(saes, units), units, **_labels(sae, saes))
 
 
 def feature_skyline(
@@ -168,7 +169,7 @@ def feature_skyline(
     """Return what ablating the `n` latents with the largest effect on gender does."""
     units = _for_gender(experiment, probe, saes, n)
     edits = zeroed(saes, units)
-    return experiment.ablated("feature_skyline", probe, edits, units, **_labels(sae, saes))
+    return experiment.ablated(FEATURE_SKYLINE, probe, edits, units, **_labels(sae, saes))
 
 
 def neuron_skyline(experiment: Experiment, probe: Probe, n: int) -> Outcome:
@@ -182,7 +183,7 @@ def neuron_skyline(experiment: Experiment, probe: Probe, n: int) -> Outcome:
     identity = {module: neurons(len(mean), subject.device) for module, mean in means.items()}
     units = _for_gender(experiment, probe, identity, n)
     edits = {module: with_means(units[module], means[module]) for module in units}
-    return experiment.ablated("neuron_skyline", probe, edits, units)
+    return experiment.ablated(NEURON_SKYLINE, probe, edits, units)
 
 
 def _for_gender(experiment: Experiment, probe: Probe, saes: Mapping[str, SAE], n: int) -> Units:

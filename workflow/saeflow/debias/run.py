@@ -26,12 +26,10 @@ from saeflow.debias.methods import (
     train_and_test,
 )
 from saeflow.debias.probe import Probe
-from saeflow.debias.published import comparison
 from saeflow.debias.settings import DebiasSettings
 from saeflow.debias.shift import Decide, Sliced, compressed, find_latents, shift, whole
 from saeflow.evaluation.rows import Point, Row, make_row, write_rows
 from saeflow.fingerprint import fingerprint
-from saeflow.progress import say
 from saeflow.sae.identity import sae_digest
 from saeflow.sae.model import SAE
 from saeflow.subjects.load import load_subject
@@ -104,8 +102,6 @@ def run_debias(
     studies = [_study(experiment, probe, whole(kind, loaded[kind]), decide) for kind in loaded]
     outcomes += [outcome for study in studies for outcome in study.outcomes]
     outcomes += _comparable(experiment, probe, studies[0])
-    for line in comparison(outcomes):
-        say(line)
     point = Point(paper, subject.name, settings.probe_site, corpus.name, NO_SAE, "", 0, 0)
     write_rows(out / ROWS, [row for o in outcomes for row in _rows(point, o, seed)])
     _write(out / LATENTS, pd.concat([s.latents for s in studies]), LATENT_SCHEMA)
@@ -125,13 +121,14 @@ def run_debias(
     )
 
 
-def _counts(sets: BiographySets) -> dict[str, int]:
+def _counts(sets: BiographySets) -> dict[str, object]:
     return {
         "ambiguous": len(sets.ambiguous.tokens),
         "balanced": len(sets.balanced.tokens),
         "test": len(sets.test.tokens),
         "judge": len(sets.judge.tokens),
         "unlabelled": sets.dropped,
+        "other_values": sets.other,
     }
 
 

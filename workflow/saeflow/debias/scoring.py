@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from saeflow.debias.biographies import AMBIGUOUS, SUBGROUPS, Examples, subgroup_name
+from saeflow.debias.biographies import Examples
+from saeflow.debias.names import AMBIGUOUS, SUBGROUPS, subgroup_metrics
 from saeflow.debias.settings import DebiasSettings
 
 
@@ -28,8 +29,8 @@ def score(settings: DebiasSettings, predicted_n: Tensor, test: Examples) -> dict
     right_n = predicted_n == test.profession_n
     balanced, ambiguous = test.equal_parts(SUBGROUPS), test.equal_parts(AMBIGUOUS)
     groups = {
-        f"accuracy_{subgroup_name(settings, subgroup)}": _share(right_n[test.where(subgroup)])
-        for subgroup in SUBGROUPS
+        metric: _share(right_n[test.where(subgroup)])
+        for subgroup, metric in subgroup_metrics(settings).items()
     }
     return {
         "profession_accuracy": _share(right_n[balanced]),

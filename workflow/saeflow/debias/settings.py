@@ -11,6 +11,8 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_va
 
 from saeflow.settings import Settings
 
+Signs = Literal["positive", "both"]
+
 KEYWORDS = (
     "nurse",
     "healthcare",
@@ -106,9 +108,12 @@ class Circuit(Settings):
     """Which nodes and edges of the classifier's circuit are kept."""
 
     node_threshold: PositiveFloat = 0.1
-    """Smallest absolute effect of a node."""
+    """Nodes have a larger effect than this; latents of the circuit are counted by it too."""
     edge_threshold: PositiveFloat = 0.01
-    """Smallest absolute effect of an edge."""
+    """Edges have a larger effect than this."""
+    signs: Signs = "positive"
+    """Which effects are held against the thresholds: signed ones, so that what is kept makes the
+    classifier confident, as in the published circuits of Bias in Bios, or absolute ones."""
     examples: PositiveInt = 100
     """Biographies that edges are averaged over; of those of the attribution, the first."""
 
@@ -126,9 +131,9 @@ class ConceptBottleneck(Settings):
 class Skyline(Settings):
     """What ablating the units with the largest effect on predicted gender would do."""
 
-    count: PositiveInt | None = 55
-    """Units that are ablated; null is as many as SHIFT ablates with the first kind of SAE. The
-    paper's thresholds were chosen so that it is that, which was 55."""
+    count: PositiveInt | None = None
+    """Units that are ablated, of random latents too; null is as many as SHIFT ablates with the
+    first kind of SAE, as in the paper, where that was 55."""
     steps: PositiveInt = 10
     """Points on the path of each site."""
 

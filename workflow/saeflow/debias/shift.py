@@ -14,7 +14,9 @@ from torch import Tensor
 
 from saeflow.debias.activity import count_active, top_tokens
 from saeflow.debias.attribution import Effects
+from saeflow.debias.circuit import circuit_latents
 from saeflow.debias.methods import Experiment, Outcome, Units, count, zeroed
+from saeflow.debias.names import shift_names, slice_name
 from saeflow.debias.probe import Probe
 from saeflow.debias.slicing import columns, kept_latents
 from saeflow.sae.model import SAE
@@ -34,7 +36,7 @@ class Sliced(NamedTuple):
     @property
     def name(self) -> str:
         """The kind, and whether it is compressed, as methods are named by it."""
-        return f"compressed_{self.kind}" if self.compressed else self.kind
+        return slice_name(self.kind, self.compressed)
 
     @property
     def d_sae(self) -> int:
@@ -55,8 +57,6 @@ class Found(NamedTuple):
 
     effects: Effects
     """Of all latents."""
-    candidates: int
-    """Latents above the threshold."""
     table: pd.DataFrame
     """A row a latent that was decided on: those above the threshold and those that a person names
     besides; columns `DESCRIBED`, `ablated` and what the decision rests on."""
@@ -108,7 +108,7 @@ def find_latents(experiment: Experiment, probe: Probe, sliced: Sliced, decide: D
     }
     table = decide(sliced, candidates)
     found = _described(experiment, sliced, effects, table)
-    return Found(effects, sum(map(len, candidates.values())), found)
+    return Found(effects, found)
 
 
 def _described(
@@ -142,15 +142,22 @@ def _described(
 
 
 def shift(experiment: Experiment, probe: Probe, sliced: Sliced, found: Found) -> list[Outcome]:
-    """Return what ablating the judged latents does to the biased probe, and to one trained so."""
-    sets, units = experiment.sets, found.units()
+    """Return what ablating the judged latents does to the biased probe, and to one trained so.
+
+    Both have the latents of the circuit (`circuit_latents`): those above `circuit.node_threshold`,
+    which need not be those above `attribution.threshold`, that are judged.
+    """
+    sets, units, circuit = experiment.sets, found.units(), experiment.settings.circuit
     edits = zeroed(sliced.saes, units)
-    name = f"{sliced.name}_shift"
-    counts = {"ablated_latents": count(units), "circuit_latents": found.candidates}
-    train_nd = experiment.read(sets.ambiguous, f"{name}, ambiguous set", edits)
-    test_nd = experiment.read(sets.test, f"{name}, test set", edits)
+    nodes = circuit_latents(found.effects, circuit.node_threshold, circuit.signs)
+    counts = {
+        "ablated_latents": count(units),
+        "circuit_latents": sum(map(len, nodes.values())),
+    }
+    train_nd = experiment.read(sets.ambiguous, f"{sliced.name} SHIFT, ambiguous set", edits)
+    test_nd = experiment.read(sets.test, f"{sliced.name} SHIFT, test set", edits)
     retrained = experiment.fit(train_nd, sets.ambiguous)
     return [
         experiment.outcome(method, used.predict(test_nd), sliced.kind, sliced.d_sae, **counts)
-        for method, used in ((name, probe), (f"{name}_retrain", retrained))
+        for method, used in zip(shift_names(sliced.name), (probe, retrained), strict=True)
     ]
