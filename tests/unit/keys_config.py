@@ -273,7 +273,12 @@ CASES = {
         "debias",
         {"ssae.figures": {}, "ssae.tables": {}, "ssae.claims": []},
     ),
-    "TracInSAE.variant": Case(f"{RERANKED}.variant", "gsae_t500", "selections"),
+    "TracInSAE.variant": Case(
+        f"{RERANKED}.variant",
+        "gsae_t500",
+        "selections",
+        {"corpora.physics_bm25_tracin.tracin.checkpoints": "final"},
+    ),
     "TracInSAE.corpus": Case(f"{RERANKED}.corpus", "facts", "selections"),
     "TracInSAE.d_sae": Case(f"{RERANKED}.d_sae", 64, "selections"),
     "TracInSAE.l0": Case(f"{RERANKED}.l0", 4, "selections"),

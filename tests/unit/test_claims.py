@@ -344,12 +344,6 @@ def test_one_loss_is_judged_against_another() -> None:
         judged(claim({"expect": {"above": 0}, **other}), values | {("c", 0): [4.0], ("d", 0): [3]})
 
 
-def test_all_other_levels_than_the_reference() -> None:
-    values = {(v, l0): [x, x] for v, x in (("a", 2.0), ("b", 1.0)) for l0 in (4, 8, 16)}
-    found = judged(claim({"expect": {"above": 0}, "at_l0": "others"}), values)
-    assert [o.l0 for o in found.outcomes] == ["4", "16"]
-
-
 def related(a: Values, **keys: object) -> Judgement:
     """Judge a ratio of perplexities at matched L0, whose rows may be absent."""
     part = {"metric": "perplexity_ratio", "compare": "ratio", "expect": {"below": 1}}
@@ -406,3 +400,35 @@ def test_settings_load_without_heavy_imports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+WINDOWED = {"metric": "perplexity_ratio", "compare": "ratio", "expect": {"below": 1}}
+AT_8_AND_16: Values = {
+    ("a", 8): [0.8, 0.81, 0.8],
+    ("b", 8): [1.0, 1.0, 1.0],
+    ("a", 16): [1.2, 1.21, 1.2],
+    ("b", 16): [1.0, 1.0, 1.0],
+}
+
+
+def windowed(at_l0: str, **scale: object) -> Judgement:
+    settings = claim(WINDOWED | {"at_l0": at_l0}, l0_tolerance=None)
+    rows = planted(AT_8_AND_16, "perplexity_ratio")
+    return judge([settings], rows, reference_l0=8, **scale)[0]  # type: ignore[arg-type]
+
+
+def test_a_window_divides_the_targets() -> None:
+    scale = {"l0s": (8, 16), "window": (5.0, 10.0)}
+    assert windowed("inside", **scale).verdict == "reproduced"
+    assert windowed("outside", **scale).verdict == "not reproduced"
+
+
+def test_a_target_without_a_value_is_not_measured_and_not_left_out() -> None:
+    found = windowed("inside", l0s=(4, 8, 16), window=(3.0, 10.0))
+    assert found.verdict == "inconclusive" and len(found.outcomes) == 2
+    assert windowed("inside", l0s=(8, 16), window=(20.0, 30.0)).verdict == "inconclusive"
+
+
+def test_a_claim_about_a_window_needs_one() -> None:
+    with pytest.raises(ClaimError, match="at_l0 inside needs the window of its sweep"):
+        windowed("inside", l0s=(8, 16))

@@ -27,6 +27,7 @@ try:
         subject_root,
     )
     from saeflow.references import TIMING_SPLIT
+    from saeflow.retrieval.encoders import encoder_files
     from saeflow.retrieval.settings import BM25_INDEX
     from saeflow.sae.identity import training_code
 except ModuleNotFoundError as error:

@@ -84,7 +84,7 @@ def tested_split(wildcards):
 
 
 def sweep_exclusion(wildcards):
-    """The cache whose rule says which rows count: the baseline's, the same for all series."""
+    """The cache that decides which rows count, the baseline's, for all series alike."""
     sweep = sweep_of(wildcards)
     corpus = sweep.series[sweep.baseline].corpus
     return manifest(P.activations(sweep.subject, corpus, "train"))
@@ -167,6 +167,14 @@ def index_settings(wildcards):
     if wildcards.name == BM25_INDEX:
         return plain(CFG.retrieval.bm25)
     return plain(CFG.retrieval.dense[wildcards.name])
+
+
+def index_files(wildcards):
+    """The files of the model that makes the vectors, where it lies in a folder."""
+    if wildcards.name == BM25_INDEX:
+        return []
+    encoder = CFG.retrieval.dense[wildcards.name].encoder
+    return list(map(str, encoder_files(encoder, CFG.data_dir or Path())))
 
 
 def index_code(wildcards):

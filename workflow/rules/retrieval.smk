@@ -4,6 +4,7 @@
 rule index_documents:
     input:
         manifest(P.corpus("{corpus}")),
+        index_files,
     output:
         manifest(P.index("{corpus}", "{name}")),
     log:

@@ -76,20 +76,36 @@ class Judgement(NamedTuple):
     outcomes: tuple[Outcome, ...]
 
 
+class _Targets(NamedTuple):
+    """The L0 targets of the experiment that a claim is about."""
+
+    reference: int
+    l0s: tuple[int, ...]
+    window: tuple[float, float] | None
+
+
 def judge(
-    claims: Iterable[ClaimSettings], rows: pd.DataFrame, *, reference_l0: int
+    claims: Iterable[ClaimSettings],
+    rows: pd.DataFrame,
+    *,
+    reference_l0: int,
+    l0s: tuple[int, ...] = (),
+    window: tuple[float, float] | None = None,
 ) -> list[Judgement]:
     """Judge every claim against metric rows (the columns of `evaluation.rows.SCHEMA`).
 
+    `l0s` are the targets of the experiment and `window` the range of them that `at_l0: inside` and
+    `outside` divide; a target of theirs without a value is not measured, and so inconclusive.
     Raises ClaimError that names the claim and the variant, metric and L0 without rows, seeds that
     a variant and its baseline do not share, or rows of several subjects, sites or sizes at once.
     """
-    return [_judge_claim(claim, rows, reference_l0) for claim in claims]
+    targets = _Targets(reference_l0, l0s, window)
+    return [_judge_claim(claim, rows, targets) for claim in claims]
 
 
-def _judge_claim(claim: ClaimSettings, rows: pd.DataFrame, reference_l0: int) -> Judgement:
+def _judge_claim(claim: ClaimSettings, rows: pd.DataFrame, targets: _Targets) -> Judgement:
     rows = _on_text(claim, rows)
-    samples = [s for part in claim.parts for s in _samples(claim, part, rows, reference_l0)]
+    samples = [s for part in claim.parts for s in _samples(claim, part, rows, targets)]
     outcomes = tuple(_judge_sample(sample, len(samples)) for sample in samples)
     deciding = min(outcomes, key=lambda outcome: outcome.slack)
     verdict, reason = _combine(outcomes, deciding)
@@ -136,9 +152,9 @@ class _Sample(NamedTuple):
 
 
 def _samples(
-    claim: ClaimSettings, part: Comparison, rows: pd.DataFrame, reference_l0: int
+    claim: ClaimSettings, part: Comparison, rows: pd.DataFrame, targets: _Targets
 ) -> Iterator[_Sample]:
-    of_pairs = [_effects(claim.id, pair, rows, reference_l0) for pair in part.pairs]
+    of_pairs = [_effects(claim.id, pair, rows, targets) for pair in part.pairs]
     by_level = of_pairs[0] if part.than is None else _less(claim.id, part, *of_pairs)
     sides = [
         measured_l0(rows, part.split, pair.variant, pair.baseline, by_level) for pair in part.pairs
@@ -158,7 +174,7 @@ def _samples(
 
 
 def _effects(
-    claim: str, pair: Comparison, rows: pd.DataFrame, reference_l0: int
+    claim: str, pair: Comparison, rows: pd.DataFrame, targets: _Targets
 ) -> dict[int, dict[int, float]]:
     """Effects of one pair by L0 target and seed."""
     ours = _values(claim, rows, pair.metric, pair.variant, pair.split)
@@ -166,7 +182,8 @@ def _effects(
     if pair.baseline is not None:
         metric = pair.baseline_metric or pair.metric
         theirs = _values(claim, rows, metric, pair.baseline, pair.split)
-    levels = _levels(pair, {l0 for l0, _ in ours} | {l0 for l0, _ in theirs or ours}, reference_l0)
+    measured = {l0 for l0, _ in ours} | {l0 for l0, _ in theirs or ours}
+    levels = _levels(claim, pair, measured, targets)
     if pair.metric in RELATED and theirs is not None:
         common = ours.keys() & theirs.keys()
         ours, theirs = ({key: side[key] for key in common} for side in (ours, theirs))
@@ -189,16 +206,20 @@ def _less(
     }
 
 
-def _levels(part: Comparison, measured: set[int], reference_l0: int) -> list[int]:
+def _levels(claim: str, part: Comparison, measured: set[int], targets: _Targets) -> list[int]:
     """The L0 targets that are judged; 0 stands for none and for all at once."""
     if not isinstance(part.at_l0, str):
         return list(part.at_l0)
-    named = {
-        "all": sorted(measured),
-        "reference": [reference_l0],
-        "others": sorted(measured - {reference_l0}),
-    }
-    return named[part.at_l0] or [0]
+    if part.at_l0 == "reference":
+        return [targets.reference]
+    if part.at_l0 == "all":
+        return sorted(measured) or [0]
+    if targets.window is None:
+        raise ClaimError(f"claim {claim}: at_l0 {part.at_l0} needs the window of its sweep")
+    low, high = targets.window
+    inside = part.at_l0 == "inside"
+    among = targets.l0s or sorted(measured)
+    return [l0 for l0 in among if (low <= l0 <= high) == inside] or [0]
 
 
 def _values(

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from saeflow.settings import Settings
 
 Compare = Literal["value", "difference", "ratio", "relative_change"]
-Levels = Literal["reference", "all", "others", "inside", "outside"] | tuple[PositiveInt, ...]
+Levels = Literal["reference", "all", "inside", "outside"] | tuple[PositiveInt, ...]
 
 
 class Expect(Settings):
@@ -74,8 +74,8 @@ class Comparison(Settings):
     judged against another: did A lose more than B?"""
     split: str = "test"
     at_l0: Levels = "all"
-    """Sparsity targets: the reference, all that were measured, all others than the reference, or a
-    list."""
+    """Sparsity targets: the reference, all that were measured, those inside or outside the sweep's
+    window, or a list."""
     over_l0: Literal["each", "mean"] = "each"
     """Judge at each L0 (all must hold), or the mean over L0s within a seed (geometric: ratios)."""
     expect: Expect

@@ -31,6 +31,8 @@ class DebiasContext(Settings):
     """Seeds of SAEs and classifiers."""
     judge: str
     """Who decided which latents are about gender."""
+    generated: bool = False
+    """Whether the people of the biographies are invented."""
 
 
 class MethodColumn(Settings):

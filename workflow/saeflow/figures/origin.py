@@ -49,7 +49,8 @@ def single_l0(settings: Figure | Table, context: AnyContext) -> int | None:
 
 def _text_and_training(context: AnyContext) -> tuple[str, ...]:
     if isinstance(context, DebiasContext):
-        return f"{context.corpus}, {context.scale} scale", f"SAEs at {context.sites} sites"
+        people = f"generated {context.corpus}" if context.generated else context.corpus
+        return f"{people}, {context.scale} scale", f"SAEs at {context.sites} sites"
     if isinstance(context, Context):
         tokens = short_count(context.training_tokens)
         return f"{context.corpus}, {context.scale} scale", f"{tokens} training tokens"
@@ -109,7 +110,8 @@ def _origin(context: AnyContext) -> str:
         return f"corpus {context.corpus}, {size}, {tokens}"
     if isinstance(context, DebiasContext):
         return (
-            f"SAEs at {context.sites} sites, biographies {context.corpus}, {size}, "
+            f"SAEs at {context.sites} sites, {'generated ' if context.generated else ''}"
+            f"biographies {context.corpus}, {size}, "
             f"latents judged by {context.judge}"
         )
     return f"measured on {context.corpus} ({context.split}), {size}"
