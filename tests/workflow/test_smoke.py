@@ -1,6 +1,14 @@
-"""The real workflow at smoke scale: what it leaves, and what an edit makes run again."""
+"""The real workflow at smoke scale: what it leaves, what an edit makes run again, and a kill.
+
+All in one file, so that one process of the tests makes the run that they share.
+"""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import yaml
@@ -119,3 +127,39 @@ def test_a_truncated_shard_ends_with_the_file_and_the_cure(smoke):
     finally:
         shard.write_bytes(whole)
         smoke.snakemake()
+
+
+def test_kill_9_of_everything_and_a_rerun_end_with_the_same_bytes(smoke, tmp_path):
+    always = tmp_path / "always.yaml"
+    always.write_text(yaml.safe_dump({"training": {"checkpoint_minutes": 0}}))
+    saes = smoke.folder / "results/smoke/saes"
+    folders = sorted(saes.rglob("batchtopk/*/seed*"))
+    before = {folder: file_digest(folder / "sae_weights.safetensors") for folder in folders}
+    for folder in folders:
+        (folder / "manifest.json").unlink()
+        (folder / "sae_weights.safetensors").unlink()
+    targets = [str((f / "manifest.json").relative_to(smoke.folder)) for f in folders]
+    command = [sys.executable, "-m", "snakemake", "--config", "scale=smoke", "--cores", "2"]
+    process = subprocess.Popen(
+        [*command, "--configfile", str(always), "--", *targets],
+        cwd=smoke.folder,
+        env={**os.environ, "PYTHONPATH": str(smoke.folder / "workflow")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    # By its name: a state that is still being written lies beside it under another.
+    while not list(saes.rglob("trainer/state.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(saes.rglob("trainer/state.safetensors")), "no checkpoint was written in time"
+    assert smoke.snakemake("--unlock").returncode == 0
+    result = smoke.snakemake(*targets)
+    assert result.returncode == 0, result.stdout + result.stderr
+    logs = (smoke.folder / "results/smoke/logs").glob("train_sae*/**/*.log")
+    assert any("going on from step" in log.read_text() for log in logs)
+    assert {f: file_digest(f / "sae_weights.safetensors") for f in folders} == before
+    smoke.snakemake()
+    assert smoke.planned() == {}
