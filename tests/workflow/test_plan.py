@@ -8,7 +8,7 @@ import yaml
 
 def configured(project, tmp_path, **changes):
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(changes))
+    path.write_text(yaml.safe_dump({"papers": ["ortsae"], **changes}))
     return project.snakemake("-n", "--configfile", str(path))
 
 
