@@ -22,8 +22,12 @@ def test_a_single_figure_plans_only_what_it_needs(fresh):
     assert planned["train_sae"] * 4 == whole["train_sae"] * 3
 
 
-def test_a_figure_of_one_selection_trains_no_other(fresh):
-    outputs = fresh.planned_outputs("results/smoke/figures/ssae/fig2.svg")
+def test_a_figure_of_one_selection_trains_no_other(fresh, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"papers": ["ssae"]}))
+    outputs = fresh.planned_outputs(
+        "results/smoke/figures/ssae/fig2.svg", "--configfile", str(path)
+    )
     corpora = {path.split("/")[5] for path in outputs if "/saes/" in path}
     assert corpora == {"docs", "physics_dense"}
     assert not any("/debias/" in path for path in outputs)
@@ -66,8 +70,10 @@ def test_the_slurm_profile_plans(fresh):
     assert fresh.planned("--profile", "workflow/profiles/slurm")["train_sae"] > 0
 
 
-def test_targets_are_listed_before_anything_has_run(fresh):
-    result = fresh.snakemake("--quiet", "all", "--", "list_targets")
+def test_targets_are_listed_before_anything_has_run(fresh, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"papers": ["ortsae", "ssae"]}))
+    result = fresh.snakemake("--configfile", str(path), "--quiet", "all", "--", "list_targets")
     for target in (
         "figures/ortsae/fig3a.svg",
         "figures/ssae/fig16.svg",
