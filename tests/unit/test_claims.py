@@ -426,7 +426,9 @@ def test_a_window_divides_the_targets() -> None:
 def test_a_target_without_a_value_is_not_measured_and_not_left_out() -> None:
     found = windowed("inside", l0s=(4, 8, 16), window=(3.0, 10.0))
     assert found.verdict == "inconclusive" and len(found.outcomes) == 2
-    assert windowed("inside", l0s=(8, 16), window=(20.0, 30.0)).verdict == "inconclusive"
+    nowhere = windowed("inside", l0s=(8, 16), window=(20.0, 30.0))
+    assert nowhere.verdict == "inconclusive"
+    assert nowhere.reason == "no L0 target is inside the window"
 
 
 def test_a_claim_about_a_window_needs_one() -> None:

@@ -328,9 +328,16 @@ def _unmeasured(sample: _Sample) -> Outcome:
         corrected_low=None,
         corrected_high=None,
         corrected_verdict="inconclusive",
-        reason=f"{part.metric} is undefined: measured L0 beyond the baseline's",
+        reason=_why_unmeasured(sample),
         slack=0.0,
     )
+
+
+def _why_unmeasured(sample: _Sample) -> str:
+    part = sample.comparison
+    if part.at_l0 in ("inside", "outside") and not sample.l0:
+        return f"no L0 target is {part.at_l0} the window"
+    return f"{part.metric} is undefined: measured L0 beyond the baseline's"
 
 
 def _text(sample: _Sample) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from saeflow.claims import ClaimSettings
 from saeflow.corpora.derived_settings import DerivedSettings
+from saeflow.debias.names import method_names, subgroup_metrics
 from saeflow.evaluation.settings import CORE_METRICS, CURVE_METRICS
 from saeflow.figures.debias_settings import Circuit, Methods
 from saeflow.figures.settings import BarsAndDensity, Curve, Figure, Ratio, Shown, Sweep, Table
@@ -134,9 +134,12 @@ def debias_metrics(section: Paper) -> list[str]:
     """Return the metrics of a paper's debiasing experiment, with those of its subgroups."""
     if section.debias is None:
         return []
-    protocol = section.debias.protocol
-    groups = product(protocol.genders.values, protocol.professions.values)
-    return [*DEBIAS_METRICS, *(f"accuracy_{gender}_{profession}" for gender, profession in groups)]
+    return [*DEBIAS_METRICS, *subgroup_metrics(section.debias.protocol).values()]
+
+
+def debias_methods(section: Paper) -> tuple[str, ...]:
+    """Return the methods of a paper's debiasing experiment."""
+    return method_names(section.debias.saes) if section.debias else ()
 
 
 def _of_debias(section: Paper, where: str, shown: Circuit | Methods) -> Iterator[Reference]:
@@ -147,6 +150,8 @@ def _of_debias(section: Paper, where: str, shown: Circuit | Methods) -> Iterator
         for column in shown.columns:
             allowed = debias_metrics(section)
             yield Reference(f"{where}.columns.metric", column.metric, allowed)
+        for method in (method for group in shown.groups for method in group.methods):
+            yield Reference(f"{where}.groups.methods", method, debias_methods(section))
 
 
 def _corpus(config: Config, where: str, corpus: Corpus | Selection) -> Iterator[Reference]:
@@ -230,6 +235,8 @@ def _any_claim(
     elif claim.debias:
         for part in claim.parts:
             yield Reference(f"{where}.metric", part.metric, debias_metrics(section))
+        for method in claim.variants:
+            yield Reference(f"{where}.variants", method, debias_methods(section))
     else:
         yield Reference(f"{where}.sweep", claim.sweep, section.sweeps)
         if claim.sweep in section.sweeps:
