@@ -17,11 +17,13 @@ def sweep_subject(wildcards):
     return manifest(P.subject(sweep_of(wildcards).subject))
 
 
+def cache_of(sweep, series):
+    """Folder of the cache that a series was trained on."""
+    return P.activations(sweep.subject, sweep.series[series].corpus, "train")
+
+
 def series_activations(wildcards):
-    """The cache that a series was trained on, whose rule of exclusion holds for its evaluation."""
-    sweep = sweep_of(wildcards)
-    corpus = sweep.series[wildcards.series].corpus
-    return manifest(P.activations(sweep.subject, corpus, "train"))
+    return manifest(cache_of(sweep_of(wildcards), wildcards.series))
 
 
 def series_saes(wildcards, l0s=None):
@@ -86,8 +88,7 @@ def tested_split(wildcards):
 def sweep_exclusion(wildcards):
     """The cache that decides which rows count, the baseline's, for all series alike."""
     sweep = sweep_of(wildcards)
-    corpus = sweep.series[sweep.baseline].corpus
-    return manifest(P.activations(sweep.subject, corpus, "train"))
+    return manifest(cache_of(sweep, sweep.baseline))
 
 
 def compared(wildcards, measure):
@@ -132,12 +133,8 @@ def map_inputs(wildcards):
 
 
 def map_activations(wildcards):
-    """The cache that each series was trained on."""
     sweep = sweep_of(wildcards)
-    return {
-        name: P.activations(sweep.subject, series.corpus, "train")
-        for name, series in sweep.series.items()
-    }
+    return {series: cache_of(sweep, series) for series in sweep.series}
 
 
 def map_caches(wildcards):

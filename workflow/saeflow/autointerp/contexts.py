@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from saeflow.activations.exclusion import read_exclusion
 from saeflow.artifacts import ArtifactError
 from saeflow.autointerp.examples import Contexts, Examples, pieces_of
 from saeflow.autointerp.firing import Firing, fire, read_text
 from saeflow.autointerp.settings import Autointerp
-from saeflow.evaluation.held_out import read_exclusion
 from saeflow.progress import say
 from saeflow.sae.formats import load_sae
 from saeflow.subjects.load import load_subject

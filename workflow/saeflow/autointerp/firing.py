@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saeflow.activations.windows import Window, group_by_length, pad, read_windows
-from saeflow.artifacts import ArtifactError, read_manifest
-from saeflow.evaluation.held_out import Exclusion
-from saeflow.progress import Progress, say
+from saeflow.activations.exclusion import Exclusion
+from saeflow.activations.windows import Window, group_by_length, pad
+from saeflow.artifacts import ArtifactError
+from saeflow.evaluation.held_out import first_windows
+from saeflow.progress import Progress
 from saeflow.sae.model import SAE
 from saeflow.subjects.load import Subject
 from saeflow.subjects.sites import run_to_sites
@@ -54,25 +55,14 @@ def read_text(
     A split with fewer tokens is read entirely, with a line that says so. Raises ArtifactError for
     unfinished or damaged tokens, and where no window is as long as a context.
     """
-    manifest = read_manifest(tokens, kind="tokens")
-    path = tokens / f"{split}.parquet"
-    if path.name not in manifest["files"]:
-        raise ArtifactError(f"{tokens} has no split {split}: it holds {sorted(manifest['files'])}")
-    windows: list[Window] = []
-    taken = 0
-    for window in read_windows(path):
-        if taken >= budget:
-            break
-        windows.append(window)
-        taken += len(window.tokens)
-    if taken < budget:
-        say(f"{split}: {taken:,} tokens in {tokens}, all are used ({budget:,} were asked for)")
+    windows = first_windows(tokens, split, budget)
     offsets = [_leading(window.tokens, special_ids) for window in windows]
     pieces = [_pieces(w.tokens[o:], example_tokens) for w, o in zip(windows, offsets, strict=True)]
     counts = [len(piece_ct) for piece_ct in pieces]
     if not sum(counts):
         raise ArtifactError(
-            f"{path} has no window with {example_tokens} tokens of text: lower example_tokens"
+            f"{tokens / split}.parquet has no window with {example_tokens} tokens of text: lower "
+            "example_tokens"
         )
     return Text(
         windows=windows,

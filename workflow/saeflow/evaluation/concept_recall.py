@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from saeflow.activations.exclusion import read_exclusion
 from saeflow.artifacts import (
     ArtifactError,
     Clock,
@@ -34,7 +35,6 @@ from saeflow.evaluation.concept_recall_instances import (
 )
 from saeflow.evaluation.concept_recall_maxima import Maxima, maxima_over
 from saeflow.evaluation.concept_recall_settings import ConceptRecallSettings
-from saeflow.evaluation.held_out import read_exclusion
 from saeflow.evaluation.origin import Member, check_members, load_members
 from saeflow.evaluation.rows import Point, Row, make_row, write_rows
 from saeflow.fingerprint import fingerprint

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saeflow.activations.exclusion import Exclusion
 from saeflow.activations.windows import Window, group_by_length, pad
 from saeflow.evaluation.concept_recall_instances import Instance
 from saeflow.evaluation.concept_recall_settings import ConceptRecallSettings
-from saeflow.evaluation.held_out import Exclusion
 from saeflow.evaluation.site_rows import arithmetic, check_width, read_site
 from saeflow.progress import Progress, say
 from saeflow.sae.boosted import Boosted

@@ -20,8 +20,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from saeflow.activations.exclusion import read_exclusion
 from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
-from saeflow.evaluation.held_out import held_out_batches, read_exclusion
+from saeflow.evaluation.held_out import held_out_batches
 from saeflow.evaluation.origin import Member, check_members, load_members
 from saeflow.evaluation.rows import Point, Row, write_rows
 from saeflow.evaluation.settings import CoreSettings, SeriesSettings

@@ -1,49 +1,16 @@
-"""Held-out text for an evaluation: whole windows, and the rows that the cache's rule keeps."""
+"""Held-out text for an evaluation, in whole windows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from saeflow.activations.exclude import keep_mask, sink_mask
 from saeflow.activations.windows import Window, group_by_length, pad, read_windows
 from saeflow.artifacts import ArtifactError, read_manifest
 from saeflow.progress import say
-
-
-class Exclusion(NamedTuple):
-    """The rule of an activation cache (`activations.exclude`) with its calibrated thresholds."""
-
-    special_ids: frozenset[int]
-    skip_positions: int
-    thresholds: Mapping[str, float]
-    """Largest kept norm of each cached site; empty where sinks are kept."""
-
-    def kept(self, tokens_bt: Tensor, lengths_b: Tensor, acts: Mapping[str, Tensor]) -> Tensor:
-        """Return the bool mask (b, t) of rows that the cache would hold.
-
-        `acts` holds activations (b, t, d) of every site that has a threshold.
-        """
-        kept_bt = keep_mask(tokens_bt, lengths_b, self.special_ids, self.skip_positions)
-        if self.thresholds:
-            norms = {site: acts[site].float().norm(dim=-1).flatten() for site in self.thresholds}
-            sinks_bt = sink_mask(norms, self.thresholds).view(kept_bt.shape)
-            kept_bt = kept_bt & ~sinks_bt.to(kept_bt.device)
-        return kept_bt
-
-
-def read_exclusion(cache: Path, special_ids: frozenset[int]) -> Exclusion:
-    """Return the rule by which the activation cache `cache` was written.
-
-    Raises ArtifactError if the cache is unfinished or damaged.
-    """
-    manifest = read_manifest(cache, kind="activations")
-    skip_positions = manifest["settings"]["activations"]["skip_positions"]
-    return Exclusion(special_ids, skip_positions, manifest["stats"]["sink_thresholds"] or {})
 
 
 def held_out_batches(
@@ -54,6 +21,19 @@ def held_out_batches(
     Windows are whole and counted before batching, so that which text is read does not depend on
     `batch_tokens`. A split with fewer tokens is read entirely, with a line that says so. Raises
     ArtifactError for unfinished or damaged tokens and for a split without windows.
+    """
+    windows = first_windows(tokens, split, budget)
+    if not windows:
+        raise ArtifactError(f"{tokens / split}.parquet holds no windows: nothing to evaluate on")
+    for batch in group_by_length(windows, batch_tokens, np.random.default_rng(0)):
+        yield pad(batch)
+
+
+def first_windows(tokens: Path, split: str, budget: int) -> list[Window]:
+    """Return whole windows from the start of a split until they hold `budget` tokens.
+
+    A split with fewer tokens is read entirely, with a line that says so. Raises ArtifactError for
+    unfinished or damaged tokens.
     """
     manifest = read_manifest(tokens, kind="tokens")
     path = tokens / f"{split}.parquet"
@@ -66,9 +46,6 @@ def held_out_batches(
             break
         windows.append(window)
         taken += len(window.tokens)
-    if not windows:
-        raise ArtifactError(f"{path} holds no windows: nothing to evaluate on")
-    if taken < budget:
+    if 0 < taken < budget:
         say(f"{split}: {taken:,} tokens in {tokens}, all are used ({budget:,} were asked for)")
-    for batch in group_by_length(windows, batch_tokens, np.random.default_rng(0)):
-        yield pad(batch)
+    return windows

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from saeflow.activations.exclusion import read_exclusion
 from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
-from saeflow.evaluation.held_out import held_out_batches, read_exclusion
+from saeflow.evaluation.held_out import held_out_batches
 from saeflow.evaluation.origin import Member, check_members, load_members
 from saeflow.evaluation.pair_cosines import pair_cosines
 from saeflow.evaluation.rows import Point, Row, make_row, write_rows

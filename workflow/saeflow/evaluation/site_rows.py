@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from saeflow.activations.exclusion import Exclusion
 from saeflow.activations.rows import has_bfloat16
-from saeflow.evaluation.held_out import Exclusion
 from saeflow.subjects.load import Subject
 from saeflow.subjects.sites import run_to_sites
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from saeflow.activations.exclusion import Exclusion
 from saeflow.evaluation.decoder import max_decoder_cosine, random_decoder
 from saeflow.evaluation.downstream import ZERO, Downstream, Run
-from saeflow.evaluation.held_out import Exclusion
 from saeflow.evaluation.moments import Moments
 from saeflow.evaluation.origin import Key
 from saeflow.evaluation.reconstruction import Reconstruction

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from saeflow.activations.exclusion import read_exclusion
 from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
 from saeflow.evaluation.curve_rows import write_curves
 from saeflow.evaluation.frequency import Counts, token_counts
-from saeflow.evaluation.held_out import held_out_batches, read_exclusion
+from saeflow.evaluation.held_out import held_out_batches
 from saeflow.evaluation.origin import Key, Member, check_members, load_members
 from saeflow.evaluation.pair_cosines import PairCosines, pair_cosines
 from saeflow.evaluation.rows import Point, make_row, write_rows

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saeflow.activations.exclude import keep_mask, sink_mask
+from saeflow.activations.exclusion import read_exclusion
 from saeflow.activations.windows import Window, group_by_length, pad, read_windows
 from saeflow.artifacts import ArtifactError, read_manifest
 from saeflow.subjects.load import Subject
@@ -75,9 +75,8 @@ class Reader:
             known = ", ".join(stats["sites"])
             raise ArtifactError(f"{activations} has no site {site}: it holds {known}")
         self.subject, self.site, self.width = subject, site, stats["sites"][site]
-        self.skip_positions: int = settings["skip_positions"]
+        self.rule = read_exclusion(activations, subject.special_ids)
         self.batch_tokens: int = settings["batch_tokens"]
-        self.thresholds: dict[str, float] = stats["sink_thresholds"] or {}
         self.bfloat16: bool = stats["bfloat16_forward"]
 
     def rows(self, passages: Passages) -> Iterator[Rows]:
@@ -92,12 +91,9 @@ class Reader:
     def _kept(self, place_b: Tensor, tokens_bt: Tensor, lengths_b: Tensor) -> Rows:
         subject, device = self.subject, self.subject.device
         tokens_bt = tokens_bt.to(device)
-        sites = sorted({self.site, *self.thresholds})
+        sites = sorted({self.site, *self.rule.thresholds})
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
             acts = run_to_sites(subject, tokens_bt, sites)
-        keep_bt = keep_mask(tokens_bt, lengths_b, subject.special_ids, self.skip_positions)
-        if self.thresholds:
-            norms = {s: acts[s].float().norm(dim=-1).flatten() for s in self.thresholds}
-            keep_bt &= ~sink_mask(norms, self.thresholds).view(keep_bt.shape)
+        keep_bt = self.rule.kept(tokens_bt, lengths_b, acts)
         place_bt = place_b.to(device)[:, None].expand(keep_bt.shape)
         return Rows(place_bt[keep_bt], acts[self.site][keep_bt].float(), int(lengths_b.sum()))
