@@ -4,10 +4,11 @@ A claim is a set of comparisons, each with an expectation. A comparison's effect
 each seed: variant against baseline, which share the order of the data and the initial weights and
 decoder bias, though not the initial encoder bias, which a ReLU SAE fits to its L0. Its interval is
 the 95% t-interval of these paired effects over seeds; ratios and relative changes are taken on the
-log scale and transformed back. A comparison is reproduced if its whole interval meets the
-expectation, not reproduced if its whole interval violates it, and inconclusive otherwise; it is
-inconclusive, too, where the measured L0 of its two sides differs by more than a tolerance, for
-then it may only show that fewer latents rebuild less.
+log scale and transformed back. Shares of test items, which all seeds have in common, are at least
+as uncertain as their number allows (`claims_proportions`). A comparison is reproduced if its whole
+interval meets the expectation, not reproduced if its whole interval violates it, and inconclusive
+otherwise; it is inconclusive, too, where the measured L0 of its two sides differs by more than a
+tolerance, for then it may only show that fewer latents rebuild less.
 
 A claim is reproduced if all its comparisons are: requiring every one keeps the error at 5% without
 a correction (an intersection-union test). It is not reproduced if any comparison's interval at
@@ -23,7 +24,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from saeflow.claims_l0 import METRIC, RELATED, Sides, measured_l0, mismatch
-from saeflow.claims_settings import ClaimSettings, Compare, Comparison
+from saeflow.claims_proportions import Share, shares_of, widened
+from saeflow.claims_settings import ON_LOGS, ClaimSettings, Compare, Comparison
 from saeflow.intervals import Interval, from_logs, log_ratio, t_interval
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class Outcome(NamedTuple):
     l0_baseline: float | None
     expectation: str
     seeds: int
+    items: int | None
+    """Test items behind the share with the fewest; null for what is no share of a sample."""
     effect: float
     low: float | None
     high: float | None
@@ -149,6 +153,13 @@ class _Sample(NamedTuple):
     l0: str
     sides: list[Sides]
     effects: list[float]
+    shares: list[Share]
+    """What is sampled in them."""
+
+    def interval(self, level: float) -> Interval:
+        """The effect over seeds with its interval, not narrower than its sampling allows."""
+        on_logs = self.comparison.compare in ON_LOGS
+        return widened(t_interval(self.effects, level), self.shares, level, on_logs)
 
 
 def _samples(
@@ -162,15 +173,16 @@ def _samples(
     if part.over_l0 == "each":
         for at, (l0, effects) in enumerate(by_level.items()):
             in_order = [effects[seed] for seed in sorted(effects)]
-            yield _Sample(claim, part, str(l0 or ""), [side[at] for side in sides], in_order)
+            of_level, shares = [side[at] for side in sides], shares_of(part, rows, [l0])
+            yield _Sample(claim, part, str(l0 or ""), of_level, in_order, shares)
         return
     seeds = set.intersection(*(set(effects) for effects in by_level.values()))
     uneven = any(set(effects) != seeds for effects in by_level.values())
     if uneven and part.metric not in RELATED:
         raise ClaimError(f"claim {claim.id}: {part} has other seeds at one L0 than at another")
     means = [fmean(effects[seed] for effects in by_level.values()) for seed in sorted(seeds)]
-    every = [side for pair in sides for side in pair]
-    yield _Sample(claim, part, "mean of " + ", ".join(map(str, by_level)), every, means)
+    every, shares = [side for pair in sides for side in pair], shares_of(part, rows, by_level)
+    yield _Sample(claim, part, "mean of " + ", ".join(map(str, by_level)), every, means, shares)
 
 
 def _effects(
@@ -280,8 +292,8 @@ def _judge_sample(sample: _Sample, comparisons: int) -> Outcome:
     part = sample.comparison
     if not sample.effects:
         return _unmeasured(sample)
-    plain = t_interval(sample.effects, 1 - ERROR_RATE)
-    corrected = t_interval(sample.effects, 1 - ERROR_RATE / comparisons)
+    plain = sample.interval(1 - ERROR_RATE)
+    corrected = sample.interval(1 - ERROR_RATE / comparisons)
     lower, upper = (_to_scale(part.compare, bound) for bound in part.expect.bounds)
     inclusive = part.expect.about is not None
     unlike = "" if part.metric == METRIC else mismatch(sample.sides, sample.claim.l0_tolerance)
@@ -295,6 +307,7 @@ def _judge_sample(sample: _Sample, comparisons: int) -> Outcome:
         l0_baseline=_mean_l0(side.baseline for side in sample.sides),
         expectation=str(part.expect),
         seeds=len(sample.effects),
+        items=min((share.n for share in sample.shares), default=None),
         effect=shown.mean,
         low=shown.low,
         high=shown.high,
@@ -321,6 +334,7 @@ def _unmeasured(sample: _Sample) -> Outcome:
         l0_baseline=_mean_l0(side.baseline for side in sample.sides),
         expectation=str(part.expect),
         seeds=0,
+        items=None,
         effect=math.nan,
         low=None,
         high=None,
@@ -380,7 +394,7 @@ def _to_scale(compare: Compare, bound: float) -> float:
 
 def _shown(compare: Compare, interval: Interval) -> Interval:
     """The interval back on the scale of the claim."""
-    if compare not in ("ratio", "relative_change"):
+    if compare not in ON_LOGS:
         return interval
     ratio = from_logs(interval)
     if compare == "ratio":

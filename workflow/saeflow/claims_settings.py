@@ -10,6 +10,8 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from saeflow.settings import Settings
 
 Compare = Literal["value", "difference", "ratio", "relative_change"]
+ON_LOGS: tuple[Compare, ...] = ("ratio", "relative_change")
+"""What is averaged as a logarithm."""
 Levels = Literal["reference", "all", "inside", "outside"] | tuple[PositiveInt, ...]
 
 

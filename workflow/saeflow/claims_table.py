@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,11 +14,13 @@ from saeflow.claims import Judgement, Outcome
 
 _RULE = """\
 Measured is the mean effect over n seeds (rounds, for training time) with its 95% t-interval, paired
-by seed; ratios are averaged on the log scale. A claim of several comparisons shows the one with
-the least slack, in half-widths of its interval. *Reproduced*: every interval lies wholly within
-what is expected. *Not reproduced*: an interval lies wholly outside it, at 95% after Bonferroni's
-correction for the number of comparisons. *Inconclusive*: anything else, and two sides that differ
-too much in measured L0 (by more than 10% of the larger, unless a claim sets another
+by seed; ratios are averaged on the log scale. Shares of test items (accuracies, recall of concepts)
+have an interval at least as wide as that of so many items, as all seeds have the same ones:
+Wilson's, combined as in Newcombe (1998) for differences. A claim of several comparisons shows the
+one with the least slack, in half-widths of its interval. *Reproduced*: every interval lies wholly
+within what is expected. *Not reproduced*: an interval lies wholly outside it, at 95% after
+Bonferroni's correction for the number of comparisons. *Inconclusive*: anything else, and two sides
+that differ too much in measured L0 (by more than 10% of the larger, unless a claim sets another
 `l0_tolerance`): they are paired by L0 target, and a sparser SAE rebuilds less. What is related to a
 baseline at the same measured L0 (`perplexity_ratio`) needs no such tolerance, and is not measured
 where the baseline has no such L0.
@@ -40,6 +42,7 @@ _CLAIMS = pa.schema(
         ("comparisons", pa.int64()),
         ("verdict", pa.string()),
         ("reason", pa.string()),
+        ("judge", pa.string()),
     ]
 )
 _COMPARISONS = pa.schema(
@@ -52,6 +55,7 @@ _COMPARISONS = pa.schema(
         ("l0_baseline", pa.float64()),
         ("expectation", pa.string()),
         ("seeds", pa.int64()),
+        ("items", pa.int64()),
         ("effect", pa.float64()),
         ("low", pa.float64()),
         ("high", pa.float64()),
@@ -64,15 +68,22 @@ _COMPARISONS = pa.schema(
 )
 
 
-def write_claims(judgements: Sequence[Judgement], stem: Path, *, title: str) -> list[Path]:
+def write_claims(
+    judgements: Sequence[Judgement],
+    stem: Path,
+    *,
+    title: str,
+    judges: Mapping[str, str] | None = None,
+) -> list[Path]:
     """Write `stem`.parquet (a row a claim), `stem`.comparisons.parquet and `stem`.md, atomically.
 
-    The claim's comparison, effect and interval are those of its deciding comparison. Returns the
-    paths written.
+    The claim's comparison, effect and interval are those of its deciding comparison. `judges` says
+    by claim who explained the latents that it rests on. Returns the paths written.
     """
+    judges = judges or {}
     outcomes = [outcome for judgement in judgements for outcome in judgement.outcomes]
     tables = {
-        ".parquet": pa.Table.from_pylist([_claim_row(j) for j in judgements], _CLAIMS),
+        ".parquet": pa.Table.from_pylist([_claim_row(j, judges) for j in judgements], _CLAIMS),
         ".comparisons.parquet": pa.Table.from_pylist([o._asdict() for o in outcomes], _COMPARISONS),
     }
     paths = [stem.with_name(stem.name + suffix) for suffix in (*tables, ".md")]
@@ -80,11 +91,11 @@ def write_claims(judgements: Sequence[Judgement], stem: Path, *, title: str) -> 
         with atomic_path(path) as temporary:
             pq.write_table(table, temporary)
     with atomic_path(paths[-1]) as temporary:
-        temporary.write_text(to_markdown(judgements, title))
+        temporary.write_text(to_markdown(judgements, title, judges))
     return paths
 
 
-def _claim_row(judgement: Judgement) -> dict[str, object]:
+def _claim_row(judgement: Judgement, judges: Mapping[str, str]) -> dict[str, object]:
     deciding = judgement.deciding._asdict()
     return {
         **{name: getattr(judgement.claim, name) for name in _CLAIMS.names[:5]},
@@ -92,14 +103,17 @@ def _claim_row(judgement: Judgement) -> dict[str, object]:
         "comparisons": len(judgement.outcomes),
         "verdict": judgement.verdict,
         "reason": judgement.reason,
+        "judge": judges.get(judgement.claim.id),
     }
 
 
-def to_markdown(judgements: Sequence[Judgement], title: str) -> str:
+def to_markdown(
+    judgements: Sequence[Judgement], title: str, judges: Mapping[str, str] | None = None
+) -> str:
     """Return the ledger as Markdown: a table of claims, then every comparison."""
     claims = _table(
         ("Claim", "Source", "Paper", "Measured", "Expected", "n", "Verdict"),
-        (_claim_cells(judgement) for judgement in judgements),
+        (_claim_cells(j, (judges or {}).get(j.claim.id)) for j in judgements),
     )
     comparisons = _table(
         (
@@ -111,6 +125,7 @@ def to_markdown(judgements: Sequence[Judgement], title: str) -> str:
             "Expected",
             "Measured",
             "n",
+            "Items",
             "Verdict",
         ),
         (_comparison_cells(o) for judgement in judgements for o in judgement.outcomes),
@@ -118,10 +133,10 @@ def to_markdown(judgements: Sequence[Judgement], title: str) -> str:
     return f"# {title}\n\n{_RULE}\n{claims}\n## Every comparison\n\n{comparisons}"
 
 
-def _claim_cells(judgement: Judgement) -> list[str]:
+def _claim_cells(judgement: Judgement, judge: str | None) -> list[str]:
     claim, deciding = judgement.claim, judgement.deciding
     value = "" if claim.paper_value is None else f"{claim.paper_value:g}"
-    measured = f"{at_l0(deciding.comparison, deciding.l0)}: {interval(deciding)}"
+    measured = f"{at_l0(deciding.comparison, deciding.l0)}: {interval(deciding)}{judged(judge)}"
     verdict = f"**{judgement.verdict}**" + (f": {judgement.reason}" if judgement.reason else "")
     note = f" ({claim.paper_note})" if value and claim.paper_note else claim.paper_note
     return [
@@ -140,8 +155,13 @@ def _comparison_cells(o: Outcome) -> list[str]:
     verdict = f"{o.verdict}: {o.reason}" if o.reason else o.verdict
     return [
         o.claim, o.comparison, o.split, o.l0, ", ".join(sides),
-        o.expectation, interval(o), str(o.seeds), verdict,
+        o.expectation, interval(o), str(o.seeds), "" if o.items is None else str(o.items), verdict,
     ]  # fmt: skip
+
+
+def judged(judge: str | None) -> str:
+    """Return what the measured value adds on who explained the latents that it rests on."""
+    return f"; {judge}" if judge else ""
 
 
 def at_l0(comparison: str, l0: str) -> str:
