@@ -90,6 +90,18 @@ def test_classes_are_trained_independently_of_each_other() -> None:
     torch.testing.assert_close(together.weight_cd[1:2], alone.weight_cd, rtol=1e-4, atol=1e-5)
 
 
+def test_each_class_may_have_rows_of_its_own() -> None:
+    x_nd, label_nc = planted()
+    order_cn = torch.stack([torch.randperm(400, generator=torch.Generator()) for _ in range(3)])
+    own_cnd = torch.stack([x_nd[order_n] for order_n in order_cn])
+    own_nc = torch.stack([label_nc[order_n, c] for c, order_n in enumerate(order_cn)], dim=1)
+    probes = train_probes(PLAIN, own_cnd, own_nc, seed=0)
+    for c in range(3):
+        alone = train_probes(PLAIN, own_cnd[c], own_nc[:, c : c + 1], seed=0)
+        torch.testing.assert_close(probes.weight_cd[c], alone.weight_cd[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(probes.logits(own_cnd)[:, c], probes.logits(own_cnd[c])[:, c])
+
+
 def test_the_seed_decides_the_order_and_nothing_else() -> None:
     x_nd, label_nc = planted()
     torch.manual_seed(5)
@@ -147,5 +159,7 @@ def test_what_cannot_be_trained_on_is_refused() -> None:
         train_probes(PLAIN, x_nd, label_nc * torch.tensor([1.0, 0.0, 1.0]), seed=0)
     with pytest.raises(ValueError, match="labels of probes are 0 or 1"):
         train_probes(PLAIN, x_nd, label_nc * 2, seed=0)
-    with pytest.raises(ValueError, match=r"rows \(n, d\) and labels \(n, c\)"):
+    with pytest.raises(ValueError, match=r"rows \(n, d\) or \(c, n, d\)"):
         train_probes(PLAIN, x_nd, label_nc[:, 0], seed=0)
+    with pytest.raises(ValueError, match=r"not \(2, 400, 6\) and \(400, 3\)"):
+        train_probes(PLAIN, x_nd.expand(2, 400, 6), label_nc, seed=0)

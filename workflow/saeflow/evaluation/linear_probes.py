@@ -16,50 +16,55 @@ class LinearProbes(NamedTuple):
     weight_cd: Tensor
     bias_c: Tensor
 
-    def logits(self, x_nd: Tensor) -> Tensor:
-        """Return the logits (n, c) of rows (n, d); above 0 a row is taken to be of the class."""
-        return x_nd @ self.weight_cd.T + self.bias_c
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits (n, c) of rows; above 0 a row is taken to be of the class.
 
-    def predict(self, x_nd: Tensor) -> Tensor:
-        """Return whether (n, c) each row (n, d) is predicted to be of each class."""
-        return self.logits(x_nd) > 0
+        Rows are (n, d), or (c, n, d) where each class has rows of its own.
+        """
+        own = x.ndim == 3
+        return torch.einsum("cnd,cd->nc" if own else "nd,cd->nc", x, self.weight_cd) + self.bias_c
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return whether (n, c) each row is predicted to be of each class."""
+        return self.logits(x) > 0
 
 
 @torch.no_grad()
 def train_probes(
-    settings: ProbeTraining, x_nd: Tensor, label_nc: Tensor, *, seed: int
+    settings: ProbeTraining, x: Tensor, label_nc: Tensor, *, seed: int
 ) -> LinearProbes:
     """Train a probe for each class on rows (n, d) and labels (n, c), 1 for the class, 0 for not.
 
-    Each probe minimises its own mean cross entropy and penalty, in float32, on the device of the
-    rows. The loss is convex, so all start at zero, and the seed draws only the order of the rows,
-    which is the same for all classes. Raises ValueError for shapes that do not fit, for labels
-    other than 0 and 1 and for a class without examples of both.
+    Rows (c, n, d) give each class its own, in the order of its column of labels. Each probe
+    minimises its own mean cross entropy and penalty, in float32, on the device of the rows. The
+    loss is convex, so all start at zero, and the seed draws only the order of the rows, which is
+    the same for all classes. Raises ValueError for shapes that do not fit, for labels other than 0
+    and 1 and for a class without examples of both.
     """
-    _check(x_nd, label_nc)
-    x_nd, label_nc = x_nd.float(), label_nc.float()
+    _check(x, label_nc)
+    x, label_nc = x.float(), label_nc.float()
     positive_weight_c = torch.ones_like(label_nc[0])
     if settings.positive_weight:
         positive_weight_c = (1 - label_nc).sum(0) / label_nc.sum(0)
-    weight_cd = x_nd.new_zeros(label_nc.shape[1], x_nd.shape[1])
-    bias_c = x_nd.new_zeros(label_nc.shape[1])
+    weight_cd = x.new_zeros(label_nc.shape[1], x.shape[-1])
+    bias_c = x.new_zeros(label_nc.shape[1])
     optimiser = _optimiser(settings, [weight_cd, bias_c])
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(settings.epochs):
         for group in optimiser.param_groups:
             group["lr"] = _learning_rate(settings, epoch)
-        order_n = torch.randperm(len(x_nd), generator=generator).to(x_nd.device)
+        order_n = torch.randperm(len(label_nc), generator=generator).to(x.device)
         for rows in order_n.split(settings.batch_size):
             probes = LinearProbes(weight_cd, bias_c)
             weight_cd.grad, bias_c.grad = probe_gradients(
-                probes, x_nd[rows], label_nc[rows], positive_weight_c, settings.l1
+                probes, x[..., rows, :], label_nc[rows], positive_weight_c, settings.l1
             )
             optimiser.step()
     return LinearProbes(weight_cd, bias_c)
 
 
 def probe_gradients(
-    probes: LinearProbes, x_nd: Tensor, label_nc: Tensor, positive_weight_c: Tensor, l1: float
+    probes: LinearProbes, x: Tensor, label_nc: Tensor, positive_weight_c: Tensor, l1: float
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of each class's loss in its weights (c, d) and bias (c,).
 
@@ -67,10 +72,10 @@ def probe_gradients(
     `positive_weight_c` w, and of log(1 + exp(z)) for negatives, plus `l1` times the sum of the
     absolute weights. In closed form, as autograd would cost more than these small products.
     """
-    probability_nc = probes.logits(x_nd).sigmoid_()
+    probability_nc = probes.logits(x).sigmoid_()
     scale_nc = torch.where(label_nc > 0, positive_weight_c, 1.0)
-    error_nc = (probability_nc - label_nc) * scale_nc / len(x_nd)
-    weight_grad_cd = error_nc.T @ x_nd
+    error_nc = (probability_nc - label_nc) * scale_nc / len(label_nc)
+    weight_grad_cd = torch.einsum("nc,cnd->cd" if x.ndim == 3 else "nc,nd->cd", error_nc, x)
     if l1:
         weight_grad_cd += l1 * probes.weight_cd.sign()
     return weight_grad_cd, error_nc.sum(0)
@@ -101,11 +106,13 @@ def _learning_rate(settings: ProbeTraining, epoch: int) -> float:
     return first if last is None else first * (last / first) ** (epoch / settings.epochs)
 
 
-def _check(x_nd: Tensor, label_nc: Tensor) -> None:
-    if x_nd.ndim != 2 or label_nc.ndim != 2 or len(x_nd) != len(label_nc):
+def _check(x: Tensor, label_nc: Tensor) -> None:
+    shapes = {2: (x.shape[:1], label_nc.shape[:1]), 3: (x.shape[1::-1], label_nc.shape)}
+    given, needed = shapes.get(x.ndim, (0, 1))
+    if label_nc.ndim != 2 or given != needed:
         raise ValueError(
-            f"probes need rows (n, d) and labels (n, c), not {tuple(x_nd.shape)} and "
-            f"{tuple(label_nc.shape)}"
+            "probes need rows (n, d) or (c, n, d) and labels (n, c), not "
+            f"{tuple(x.shape)} and {tuple(label_nc.shape)}"
         )
     if not ((label_nc == 0) | (label_nc == 1)).all():
         raise ValueError("labels of probes are 0 or 1")
