@@ -81,6 +81,7 @@ def stage(
 
 CURVE = {"panels.0": CURVES["panels"][0]}
 COSINE = {"panels.0": CURVES["panels"][1]}
+FREE = {"panels.0.low": None, "panels.0.high": None}
 WIDE = {"panels.0.high": 1024}
 COLUMNS, GROUPS = METHODS["columns"], METHODS["groups"]
 STAGES = {
@@ -129,6 +130,7 @@ STAGES = {
             "DensityPanel.label": Case("panels.0.label", "another", "picture"),
             "DensityPanel.low": Case("panels.0.low", -3, "data"),
             "DensityPanel.high": Case("panels.0.high", 3, "data"),
+            "DensityPanel.beyond": Case("panels.0.beyond", 0.1, "data", FREE),
             "DensityPanel.bandwidth": Case("panels.0.bandwidth", 0.2, "data"),
             "DensityPanel.reference": Case("panels.0.reference", None, "data"),
         },

@@ -16,6 +16,7 @@ from saeflow.figures.densities import density_marks
 from saeflow.figures.draw_folders import _of_sweep, draw_from_folders
 from saeflow.figures.drawn import notes_in
 from saeflow.figures.frame import footer
+from saeflow.figures.kernel import kernel_density
 from saeflow.figures.lines import line_marks
 from saeflow.figures.origin import footer_parts
 from saeflow.figures.rows import FigureError
@@ -256,11 +257,45 @@ def test_density_is_the_mean_over_seeds_and_counts_what_it_leaves_out() -> None:
     assert other["y"].sum() * width == pytest.approx(1)
     assert one["y"].sum() * width == pytest.approx(0.75)  # half of the second seed lies beyond
     assert list(notes_in(marks)) == [
-        "Undefined, so left out: 1 of 5 values of “Entropy” of GSAE.",
-        "Beyond the axis: 1 of 4 values of “Entropy” of GSAE.",
+        "Undefined, so left out of “Entropy”: 1 of 5 values of GSAE.",
+        "Beyond the axis of “Entropy”: 1 of 4 values of GSAE.",
     ]
-    free = densities_of([values])
+    free = densities_of([values], beyond=0)
     assert of(free, "1: entropy", "gsae")["x"].max() == pytest.approx(3, abs=0.01)
+    assert len(notes_in(free)) == 1
+
+
+def test_a_few_extremes_do_not_make_the_axis() -> None:
+    """Of 2,000 values half a per cent at each end, of both series together, may lie beyond it."""
+    even, extreme = pd.Series(np.arange(1000) / 1000), pd.Series([*np.arange(998) / 1000, -90, 90])
+    values = {"gsae": {0: even}, "dense_t500": {0: extreme}}
+    marks = densities_of([values], bandwidth=0.05)
+    x = of(marks, "1: entropy", "gsae")["x"]
+    assert (x.min(), x.max()) == pytest.approx((0.0045, 0.9935), abs=2e-3)
+    [note] = notes_in(marks)
+    assert note == (
+        "Beyond the axis of “Entropy”: 9 of 1,000 values of GSAE, 9 of 1,000 values of "
+        "Dense, t = 500."
+    )
+    one_end = densities_of([values], low=-100)
+    x = of(one_end, "1: entropy", "gsae")["x"]
+    assert (x.min(), x.max()) == pytest.approx((-100, 0.9935), abs=0.2)
+
+
+def test_an_axis_that_cuts_values_off_does_not_bend_the_density() -> None:
+    values = np.linspace(-3, 3, 6001) ** 3 / 9
+    x, whole = kernel_density([values], values.min(), values.max(), 0.2)
+    assert whole.sum() * (x[1] - x[0]) == pytest.approx(1)  # nothing beyond: no mass leaves
+    for low, high in ((-1.0, 0.5), (-3.0, 0.0), (0.0, 3.0)):
+        at, part = kernel_density([values], low, high, 0.2)
+        assert part == pytest.approx(np.interp(at, x, whole), rel=0.02)
+
+
+def test_values_that_agree_but_for_a_few_are_all_drawn() -> None:
+    spike = pd.Series([1.0] * 999 + [4.0])
+    marks = densities_of([{name: {0: spike} for name in ("gsae", "dense_t500")}])
+    assert of(marks, "1: entropy", "gsae")["x"].max() == pytest.approx(4, abs=0.01)
+    assert not notes_in(marks)
 
 
 def test_values_without_spread_cannot_be_drawn() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,22 +28,23 @@ def density_marks(
 ) -> pd.DataFrame:
     """Return the marks: per panel and series x and y of the density, the mean over seeds.
 
-    `values` are those of each panel. What is undefined, or beyond an axis whose ends are set, is
-    counted in a note. Raises FigureError where a series has no value, or all are the same.
+    `values` are those of each panel. What is undefined, or beyond the axis, is counted in a note.
+    Raises FigureError where a series has no value, or all are the same.
     """
     marks = []
     for number, (panel, by_series) in enumerate(zip(settings.panels, values, strict=True)):
         finite = {name: _finite(found, panel, name) for name, found in by_series.items()}
-        low, high = _ends(panel, finite)
-        for name in settings.series:
-            seeds, label = finite[name], label_of(name, context)
-            x, y = kernel_density(seeds, low, high, panel.bandwidth * (high - low))
-            count = sum(len(one) for one in seeds)
+        labels = {name: label_of(name, context) for name in settings.series}
+        low, high = ends = _ends(panel, finite)
+        for name, label in labels.items():
+            x, y = kernel_density(finite[name], low, high, panel.bandwidth * (high - low))
+            count = sum(map(len, finite[name]))
             marks += [
                 mark(panel_name(number, panel), name, label, x=at, y=height, n=count)
                 for at, height in zip(x, y, strict=True)
             ]
-            marks += _notes(panel, label, by_series[name], seeds, (low, high))
+        marks += _undefined(panel, labels, by_series, finite)
+        marks += _beyond(panel, labels, finite, ends)
         if panel.reference:
             line = panel.reference
             marks.append(mark(panel_name(number, panel), None, line.label, x=line.value))
@@ -66,31 +67,52 @@ def _finite(found: Mapping[int, pd.Series], panel: DensityPanel, series: str) ->
 
 
 def _ends(panel: DensityPanel, finite: Mapping[str, list[np.ndarray]]) -> tuple[float, float]:
+    """Return the ends that are set, else quantiles of all values; the extremes if these agree."""
     everything = np.concatenate([values for seeds in finite.values() for values in seeds])
-    low = float(everything.min()) if panel.low is None else panel.low
-    high = float(everything.max()) if panel.high is None else panel.high
-    if low >= high:
-        raise FigureError(f"{panel.column!r} has no spread to draw, only {low:g} to {high:g}")
-    return low, high
+    for beyond in (panel.beyond, 0.0):
+        least, most = np.quantile(everything, (beyond, 1 - beyond))
+        low = float(least) if panel.low is None else panel.low
+        high = float(most) if panel.high is None else panel.high
+        if low < high:
+            return low, high
+    raise FigureError(f"{panel.column!r} has no spread to draw, only {low:g} to {high:g}")
 
 
-def _notes(
+def _undefined(
     panel: DensityPanel,
-    label: str,
-    found: Mapping[int, pd.Series],
-    seeds: list[np.ndarray],
+    labels: Mapping[str, str],
+    found: Values,
+    finite: Mapping[str, list[np.ndarray]],
+) -> Iterator[dict[str, Any]]:
+    """Yield the note on what is no number, if there is any."""
+    every = {name: sum(map(len, found[name].values())) for name in labels}
+    left_out = {name: every[name] - sum(map(len, finite[name])) for name in labels}
+    if any(left_out.values()):
+        counts = _counts(labels, left_out, every)
+        yield note(f"Undefined, so left out of “{panel.label}”: {counts}.")
+
+
+def _beyond(
+    panel: DensityPanel,
+    labels: Mapping[str, str],
+    finite: Mapping[str, list[np.ndarray]],
     ends: tuple[float, float],
-) -> list[dict[str, Any]]:
-    every = sum(len(column) for column in found.values())
-    kept = np.concatenate(seeds)
-    beyond = int(((kept < ends[0]) | (kept > ends[1])).sum())
-    what = f"values of “{panel.label}” of {label}"
-    notes = []
-    if every > len(kept):
-        notes.append(note(f"Undefined, so left out: {every - len(kept):,} of {every:,} {what}."))
-    if beyond:
-        notes.append(note(f"Beyond the axis: {beyond:,} of {len(kept):,} {what}."))
-    return notes
+) -> Iterator[dict[str, Any]]:
+    """Yield the note on what lies beyond the axis, if anything does."""
+    values = {name: np.concatenate(finite[name]) for name in labels}
+    outside = {name: int(((v < ends[0]) | (v > ends[1])).sum()) for name, v in values.items()}
+    if any(outside.values()):
+        counts = _counts(labels, outside, {name: len(v) for name, v in values.items()})
+        yield note(f"Beyond the axis of “{panel.label}”: {counts}.")
+
+
+def _counts(labels: Mapping[str, str], some: Mapping[str, int], every: Mapping[str, int]) -> str:
+    """Return e.g. `3 of 1,500 values of GSAE`, series by series, without those that have none."""
+    return ", ".join(
+        f"{some[name]:,} of {every[name]:,} values of {label}"
+        for name, label in labels.items()
+        if some[name]
+    )
 
 
 def draw_densities(marks: pd.DataFrame, settings: Densities) -> Figure:

@@ -171,9 +171,12 @@ class DensityPanel(Settings):
     label: str
     """Label of the horizontal axis."""
     low: float | None = None
-    """Left end of the axis; null is the smallest value."""
+    """Left end of the axis; null follows from `beyond`."""
     high: float | None = None
-    """Right end of the axis; null is the largest value."""
+    """Right end of the axis; null follows from `beyond`."""
+    beyond: float = Field(default=0.005, ge=0, lt=0.5)
+    """Share of the values of all series that may lie beyond an end that is null: a few extreme ones
+    would squeeze the others into a corner. 0 shows every value."""
     bandwidth: float = Field(default=0.03, gt=0, lt=1)
     """Standard deviation of the Gaussian kernel as a share of the axis: 0.03 shows the shape of
     some hundred values and hides their grain."""
