@@ -46,6 +46,16 @@ def test_prompts_hold_what_may_be_seen() -> None:
         (read_detection(1), "[0, 1] no, I mean [1].", [True]),
         (read_diversity, '{"score": 40, "justification": "x"}', (40, "x")),
         (read_diversity, 'So: {"justification": "x", "score": 99.5}', (99.5, "x")),
+        (
+            read_diversity,
+            '{"score": 5, "justification": "braces, { or }, in code"}',
+            (5, "braces, { or }, in code"),
+        ),
+        (
+            read_diversity,
+            '{x} gives {"score": 5,\n"justification": "a\nb"} (see {1}).',
+            (5, "a\nb"),
+        ),
     ],
 )
 def test_answers_are_read(read: Callable[[str], Any], answer: str, expected: Any) -> None:
@@ -58,6 +68,7 @@ def test_answers_are_read(read: Callable[[str], Any], answer: str, expected: Any
         (read_explanation, "the word cat", "no line"),
         (read_explanation, "EXPLANATION:   ", "no line"),
         (read_explanation, "", "no line"),
+        (read_explanation, "**EXPLANATION:**", "no line"),
         (read_detection(2), "yes, no", "no JSON list"),
         (read_detection(2), "[1]", "1 entries for 2"),
         (read_detection(2), "[1, 2]", "other than 0 and 1"),

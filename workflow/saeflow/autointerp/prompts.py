@@ -14,9 +14,10 @@ from saeflow.autointerp.examples import CLOSE, OPEN, Contexts, Examples
 from saeflow.autointerp.judges import Diversity
 
 _FILE = Path(__file__).with_name("data") / "prompts.json"
-_EXPLANATION = re.compile(r"^[\s*#]*EXPLANATION[\s*]*:[\s*]*(\S.*)$", re.I | re.M)
+_EXPLANATION = re.compile(r"^[\s*#]*EXPLANATION[\s*]*:[\s*]*([^\s*].*)$", re.I | re.M)
 _LIST = re.compile(r"\[[^\[\]]*\]")
-_OBJECT = re.compile(r"\{[^{}]*\}")
+_JSON = json.JSONDecoder(strict=False)
+"""Takes line breaks within strings, as models write them."""
 
 
 class Unreadable(ValueError):
@@ -59,7 +60,7 @@ def read_detection(count: int) -> Callable[[str], list[bool]]:
     """Return a reader of an answer's last JSON list, which must hold `count` zeros and ones."""
 
     def read(answer: str) -> list[bool]:
-        found = _parsed(_LIST, answer, "no JSON list")
+        found = _last_list(answer)
         if len(found) != count:
             raise Unreadable(f"its list has {len(found)} entries for {count} excerpts")
         if any(entry not in (0, 1) for entry in found):
@@ -71,7 +72,7 @@ def read_detection(count: int) -> Callable[[str], list[bool]]:
 
 def read_diversity(answer: str) -> Diversity:
     """Return the score and justification of an answer's last JSON object."""
-    found = _parsed(_OBJECT, answer, "no JSON object")
+    found = _last_object(answer)
     score, justification = found.get("score"), found.get("justification")
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 100:
         raise Unreadable("its score is no number from 0 to 100")
@@ -82,15 +83,30 @@ def read_diversity(answer: str) -> Diversity:
     return Diversity(float(score), justification.strip())
 
 
-def _parsed(pattern: re.Pattern[str], answer: str, lacking: str) -> Any:
-    """Return the last part of an answer that matches, as JSON."""
-    found = pattern.findall(answer)
+def _last_list(answer: str) -> list[Any]:
+    found = _LIST.findall(answer)
     if not found:
-        raise Unreadable(f"it has {lacking}")
+        raise Unreadable("it has no JSON list")
     try:
         return json.loads(found[-1])
-    except (ValueError, RecursionError) as error:
-        raise Unreadable(f"it has {lacking} that can be read ({error})") from error
+    except ValueError as error:
+        raise Unreadable(f"it has no JSON list that can be read ({error})") from error
+
+
+def _last_object(answer: str) -> dict[str, Any]:
+    """Return the last JSON object of an answer, whose texts may have braces of their own."""
+    found: dict[str, Any] | None = None
+    reason = ""
+    place = answer.find("{")
+    while place >= 0:
+        try:
+            found, end = _JSON.raw_decode(answer, place)
+        except (ValueError, RecursionError) as error:
+            reason, end = f" that can be read ({error})", place + 1
+        place = answer.find("{", end)
+    if found is None:
+        raise Unreadable(f"it has no JSON object{reason}")
+    return found
 
 
 def _filled(name: str, **fields: str) -> str:
