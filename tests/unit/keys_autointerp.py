@@ -70,7 +70,7 @@ def write_noisy_sae(folder: Path, cache: Path) -> None:
 
 
 def run(settings: Autointerp, world: Path, out: Path) -> Result:
-    """Explain the latents, with the judge's folder or address put in."""
+    """Explain the latents, with the judge's address put in."""
     with ExitStack() as stack:
         stack.enter_context(patch.dict("os.environ", {"KEY_OF_A_TEST": "secret"}))
         stack.enter_context(patch(f"{HUB}.HF_HUB_CACHE", str(world / "hub")))
@@ -83,8 +83,6 @@ def run(settings: Autointerp, world: Path, out: Path) -> Result:
             served = stack.enter_context(serving(**faults))
             here = judge.url.replace(f"{SERVED}/v1", served.url)
             judge = judge.model_copy(update={"url": here})
-        elif judge.kind == "local" and judge.path is not None:
-            judge = judge.model_copy(update={"path": str(world / judge.path)})
         passes = stack.enter_context(watched("saeflow.autointerp.firing.run_to_sites"))
         decoded = stack.enter_context(watched("saeflow.autointerp.local._decoded"))
         explain_latents(
@@ -96,6 +94,7 @@ def run(settings: Autointerp, world: Path, out: Path) -> Result:
             activations=world / "cache",
             point=POINT._replace(site=SITE, d_sae=D_SAE, l0_target=1),
             out=out,
+            root=world,
         )
         asked = {} if served is None else what_was_asked(served)
     answers = out / ANSWERS

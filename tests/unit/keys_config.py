@@ -17,6 +17,7 @@ from keys_case import Case, Result, Stage
 from keys_shown import report_page
 from sae_planted import SITE, planted, planted_cache, settings
 
+from saeflow.autointerp.kinds import judge_files
 from saeflow.config import Config, load_config
 from saeflow.figures.sweep_settings import SHARED_MEASURES
 from saeflow.fingerprint import fingerprint
@@ -50,6 +51,7 @@ def lookups(config: Config) -> SimpleNamespace:
         "person_files": person_files,
         "corpus_files": corpus_files,
         "fingerprint": fingerprint,
+        "judge_files": judge_files,
         "measure_of": measure_of,
         "subject_root": subject_root,
         "TIMING_SPLIT": TIMING_SPLIT,

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from saeflow.autointerp.answers import ANSWERS
 from saeflow.autointerp.judges import JudgeError, JudgeRefused
+from saeflow.autointerp.kinds import judge_files
 from saeflow.autointerp.local import LocalModel
 from saeflow.autointerp.score import explain_latents
 from saeflow.autointerp.settings import Autointerp, Local
@@ -22,8 +23,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def local(folder: Path, **settings: object) -> LocalModel:
-    fixed = {"kind": "local", "path": str(folder), "dtype": "float32", "max_new_tokens": 5}
-    return LocalModel(Local.model_validate({**fixed, **settings}))
+    fixed = {"kind": "local", "path": folder.name, "dtype": "float32", "max_new_tokens": 5}
+    return LocalModel(Local.model_validate({**fixed, **settings}), folder.parent)
 
 
 def test_answers_are_decoded_greedily(folder: Path) -> None:
@@ -58,19 +59,35 @@ def test_other_weights_are_another_judge(folder: Path, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     assert local(tmp_path / "same").identity != local(folder).identity
     assert local(folder, max_new_tokens=6).identity != local(folder).identity
+    template = tmp_path / "same" / "chat_template.jinja"
+    before = local(tmp_path / "same").identity
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert local(tmp_path / "same").identity != before
+    found = [path.name for path in judge_files(local(folder).settings, folder.parent)]
+    assert found == sorted(found) and {"config.json", "model.safetensors"} <= set(found)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JudgeRefused, match="holds no Hugging Face model"):
         local(tmp_path)
     (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(JudgeRefused, match=r"has no \*\.safetensors"):
+        local(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"none")
     with pytest.raises(JudgeRefused, match="no usable tokenizer"):
         local(tmp_path)
 
 
+def test_weights_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    weights = write_small_model(tmp_path) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(JudgeRefused, match="no usable weights"):
+        local(tmp_path).complete("a latent is")
+
+
 def test_what_is_no_explanation_is_recorded_as_such(folder: Path, tmp_path: Path) -> None:
     world = make_world(tmp_path / "world")
-    judge = {"kind": "local", "path": str(folder), "dtype": "float32", "max_new_tokens": 4}
+    judge = {"kind": "local", "path": folder.name, "dtype": "float32", "max_new_tokens": 4}
     explain_latents(
         Autointerp.model_validate(
             {"judge": judge, "latents": 2, "min_activations": 3, "example_tokens": 10}
@@ -82,6 +99,7 @@ def test_what_is_no_explanation_is_recorded_as_such(folder: Path, tmp_path: Path
         activations=world / "cache",
         point=POINT,
         out=tmp_path / "out",
+        root=folder.parent,
     )
     scores = pd.read_parquet(tmp_path / "out" / "scores.parquet")
     assert scores["status"].tolist() == ["nonsense", "nonsense"]

@@ -49,7 +49,9 @@ def explained(
 
 def test_planted_latents_are_explained_and_summed_up(world: Path, tmp_path: Path) -> None:
     scores, values = explained(world, tmp_path)
-    assert set(scores["status"]) == {"ok"} and set(scores["judge"]) == {"lexical"}
+    assert set(scores["status"]) == {"ok"} and set(scores["judge"]) == {
+        "lexical (no language model)"
+    }
     one_word = scores[scores["latent"].isin([0, 1, 5])]
     assert (one_word["f1"] > 0.9).all()
     assert scores[scores["latent"] == 0]["explanation"].tolist() == ['" w7"', '" w7"']
@@ -67,7 +69,10 @@ def test_planted_latents_are_explained_and_summed_up(world: Path, tmp_path: Path
         always = (2 * positive / (2 * positive + negative)).mean()
         assert values[seed, "f1_always_active"] == pytest.approx(always)
     manifest = read_manifest(tmp_path, kind="metrics", deep=True)
-    assert manifest["stats"]["judge"] == "lexical"
+    assert manifest["stats"]["judge"] == "lexical (no language model)"
+    definition = manifest["stats"]["judge_definition"]
+    assert definition.startswith("lexical (no language model), which explains by the tokens and n-")
+    assert set(scores["judge_definition"]) == {definition}
     assert (manifest["stats"]["requests"], manifest["stats"]["failed"]) == (0, 0)
 
 
@@ -76,6 +81,12 @@ def test_the_same_settings_give_the_same_bytes(world: Path, tmp_path: Path) -> N
         explained(world, tmp_path / name)
     for name in ("scores.parquet", "explained.parquet"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def counts_of(out: Path) -> dict[tuple[int, str], int]:
+    """What each value of the summary averages over."""
+    rows = read_rows([out / "explained.parquet"])
+    return dict(zip(zip(rows["seed"], rows["metric"], strict=True), rows["n"], strict=True))
 
 
 class Failing(LexicalJudge):
@@ -102,20 +113,30 @@ class Failing(LexicalJudge):
 
 
 def test_failures_are_rows_without_scores_and_out_of_the_means(world: Path, tmp_path: Path) -> None:
-    with patch("saeflow.autointerp.score.make_judge", lambda *args: Failing()):
+    with patch("saeflow.autointerp.score.make_judge", lambda *args, **named: Failing()):
         scores, values = explained(world, tmp_path)
-    status = scores[scores["seed"] == 0].set_index("latent")["status"].to_dict()
-    assert status == {0: "timeout", 1: "error", 2: "ok", 4: "ok", 5: "nonsense"}
-    failed = scores[scores["status"] != "ok"]
-    assert failed[["f1", "precision", "recall", "accuracy"]].isna().all(axis=None)
-    by_latent = scores.set_index("latent")
-    assert by_latent.loc[0, "explanation"].isna().all()
-    assert by_latent.loc[5, "diversity"].isna().all()
-    assert by_latent.loc[1, "diversity"].notna().all()  # it was rated before it failed
+    counts = counts_of(tmp_path)
+    by_latent = scores[scores["seed"] == 0].set_index("latent")
+    columns = ["status", "diversity_status", "detection_status"]
+    assert by_latent[columns].apply(tuple, axis=1).to_dict() == {
+        0: ("timeout", "unasked", "unasked"),
+        1: ("error", "ok", "error"),
+        2: ("ok", "ok", "ok"),
+        4: ("ok", "ok", "ok"),
+        5: ("nonsense", "nonsense", "ok"),
+    }
+    detection = ["f1", "precision", "recall", "accuracy"]
+    assert by_latent.loc[[0, 1], detection].isna().all(axis=None)
+    assert by_latent["explanation"].isna().to_dict() == {0: True, 1: False, 2: False, 4: False,
+                                                         5: False}  # fmt: skip
+    assert by_latent["diversity"].notna().to_dict() == {0: False, 1: True, 2: True, 4: True,
+                                                        5: False}  # fmt: skip
+    assert by_latent.loc[5, "f1"] > 0.9  # what it reads does not depend on how varied it is
     assert values[0, "share_failed"] == pytest.approx(3 / 5)
-    good = scores[(scores["status"] == "ok") & (scores["seed"] == 0)]
-    assert values[0, "mean_f1"] == pytest.approx(good["f1"].mean())
-    assert values[0, "mean_f1"] > 0
+    for metric, column, n in (("mean_f1", "f1", 3), ("mean_diversity", "diversity", 3)):
+        assert values[0, metric] == pytest.approx(by_latent[column].mean())
+        assert counts[0, metric] == n
+    assert counts[0, "share_failed"] == 5
     assert read_manifest(tmp_path, kind="metrics")["stats"]["failed"] == 6
 
 
@@ -124,7 +145,7 @@ def test_where_all_fail_there_is_no_mean(world: Path, tmp_path: Path) -> None:
         def explain(self, examples: Examples, contrast: Contexts) -> str:
             raise JudgeError("timeout", "no answer")
 
-    with patch("saeflow.autointerp.score.make_judge", lambda *args: Silent()):
+    with patch("saeflow.autointerp.score.make_judge", lambda *args, **named: Silent()):
         scores, values = explained(world, tmp_path)
     assert len(scores) == 10 and scores["f1"].isna().all()
     assert values[0, "share_failed"] == 1
@@ -137,7 +158,7 @@ def test_a_judge_that_refuses_stops_the_stage(world: Path, tmp_path: Path) -> No
             raise JudgeRefused("status 401: check api_key_env")
 
     with (
-        patch("saeflow.autointerp.score.make_judge", lambda *args: Refusing()),
+        patch("saeflow.autointerp.score.make_judge", lambda *args, **named: Refusing()),
         pytest.raises(JudgeRefused, match="check api_key_env"),
     ):
         explained(world, tmp_path)
@@ -174,6 +195,8 @@ def test_mistakes_are_refused(world: Path, tmp_path: Path) -> None:
         ({"judge": {"kind": "local", "path": "a", "id": "b", "revision": "c"}}, "either path"),
         ({"judge": {"kind": "local", "id": "b"}}, "belong together"),
         ({"judge": {"kind": "local", "id": "b", "revision": "main"}}, "moves"),
+        ({"judge": {"kind": "local", "path": "../model"}}, "leaves data_dir"),
+        ({"judge": {"kind": "local", "path": "/model"}}, "leaves data_dir"),
         ({"example_tokens": 1}, "greater than or equal to 2"),
         ({"samples": 1}, "Extra inputs"),
     ],

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from snakemake.exceptions import WorkflowError
 
 try:
+    from saeflow.autointerp.kinds import judge_code, judge_files
     from saeflow.config import ConfigError, load_config
     from saeflow.figures.sweep_settings import SHARED_MEASURES
     from saeflow.fingerprint import fingerprint

@@ -233,10 +233,14 @@ def tested_corpus(wildcards):
     return manifest(P.corpus(tested_of(wildcards).corpus))
 
 
-def judge_code():
-    """The code of the explanations, with that of the judge that is configured."""
-    kind = CFG.autointerp.judge.kind
-    return fingerprint("saeflow.autointerp.score", f"saeflow.autointerp.{kind}")
+def local_judge_files():
+    """The files of the model that judges, where it lies in a folder."""
+    return list(map(str, judge_files(CFG.autointerp.judge, CFG.data_dir or Path())))
+
+
+def judge_root():
+    """What a local judge's path is relative to; another judge's answers do not depend on it."""
+    return str(CFG.data_dir or ".") if local_judge_files() else "."
 
 
 def site_groups():

@@ -149,6 +149,7 @@ rule explain_latents:
         tokens=tested_tokens,
         activations=series_activations,
         exclusion=sweep_exclusion,
+        judge=local_judge_files(),
     output:
         manifest(P.measure("{paper}", "{sweep}", "explained", "{series}", "{tested}")),
     log:
@@ -164,10 +165,11 @@ rule explain_latents:
         gpu=0,
     params:
         settings=plain(CFG.autointerp),
+        data_dir=judge_root(),
         saes=reference_params,
         split=tested_split,
         point=series_point,
-        code=judge_code(),
+        code=judge_code(CFG.autointerp.judge.kind),
     script:
         "../scripts/explain_latents.py"
 

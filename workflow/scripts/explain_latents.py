@@ -17,5 +17,6 @@ with job(snakemake.log[0], snakemake.threads):
         split=snakemake.params.split,
         point=Point(**snakemake.params.point),
         out=Path(snakemake.output[0]).parent,
+        root=Path(snakemake.params.data_dir),
         device="cuda" if snakemake.resources.gpu else "cpu",
     )

@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +51,7 @@ class Answers:
     def __init__(self, folder: Path, identity: str) -> None:
         self.folder, self.identity = folder, identity
         self.lock = threading.Lock()
+        self.questions: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self.rows: dict[str, dict] = {}
         for path in (*sorted((folder / PARTS).glob("[!.]*.parquet")), folder / ANSWERS):
             if path.is_file():
@@ -58,12 +62,20 @@ class Answers:
         row = self.rows.get(self._key(prompt))
         return Answer(row["answer"], row["prompt_tokens"], row["answer_tokens"]) if row else None
 
+    @contextmanager
+    def asking(self, prompt: str) -> Iterator[None]:
+        """Let others with the same question wait, who then have the answer that is kept."""
+        with self.lock:
+            question = self.questions[self._key(prompt)]
+        with question:
+            yield
+
     def add(self, prompt: str, answer: Answer) -> None:
         """Keep an answer, on disk before this returns."""
         key = self._key(prompt)
         row = dict(zip(SCHEMA.names, (key, self.identity, prompt, *answer), strict=True))
-        _write(self.folder / PARTS / f"{key}.parquet", [row])
-        with self.lock:
+        with self.lock:  # one writer at a time: the mode of a new file is read from the process
+            _write(self.folder / PARTS / f"{key}.parquet", [row])
             self.rows[key] = row
 
     def merge(self) -> None:
@@ -82,14 +94,15 @@ class Answers:
 def _read(path: Path) -> list[dict]:
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        rows = table.to_pylist()
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ArtifactError(
             f"{path} is not a readable Parquet file ({error}); remove it, and its questions are "
             "asked again"
         ) from error
     if not table.schema.equals(SCHEMA):
         raise ArtifactError(f"{path} holds no answers of a judge; remove it")
-    return table.to_pylist()
+    return rows
 
 
 def _write(path: Path, rows: list[dict]) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import time
+import re
+import threading
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 from saeflow.autointerp.answers import Answer
-from saeflow.autointerp.judges import JudgeError, JudgeRefused, Status
-from saeflow.autointerp.settings import Endpoint
+from saeflow.autointerp.judges import JudgeError, JudgeRefused, Status, Stopped
+from saeflow.autointerp.language import LanguageJudge
+from saeflow.autointerp.settings import Autointerp, Endpoint
 from saeflow.autointerp.transport import opener
 
 _LONGEST_PAUSE = 60.0
@@ -26,6 +29,14 @@ _LONGEST_BODY = 2**24
 """Bytes of an answer, far beyond the longest one of any model."""
 _MOST_TOKENS = 2**31
 """A count from here on is none."""
+_KEY = re.compile(r"[!-~]+")
+"""What a header can carry."""
+
+
+def make(settings: Autointerp, folder: Path, root: Path, device: str) -> LanguageJudge:
+    """Return the judge that asks the endpoint of the settings and keeps its answers in `folder`."""
+    assert isinstance(settings.judge, Endpoint)
+    return LanguageJudge(EndpointModel(settings.judge), folder, settings.examples_per_prompt)
 
 
 class _Failed(Exception):
@@ -37,28 +48,26 @@ class _Failed(Exception):
 
 
 class EndpointModel:
-    """The model of an endpoint. Raises JudgeRefused where the key's variable is not set."""
+    """The model of an endpoint. Raises JudgeRefused where the key's variable holds no key."""
 
     def __init__(self, settings: Endpoint) -> None:
         self.settings = settings
         self.name = f"endpoint:{settings.model}"
+        self.place = f"behind an endpoint, temperature {settings.temperature:g}"
         self.url = settings.url.rstrip("/") + "/chat/completions"
         decides = settings.model_dump(include={"url", "model", "temperature", "max_tokens"})
         self.identity = json.dumps(decides, sort_keys=True)
         self.retries, self.concurrency = settings.retries, settings.concurrency
         self.longest, self.price = settings.max_tokens, settings.price_per_million
-        self.key = os.environ.get(settings.api_key_env) if settings.api_key_env else None
-        if settings.api_key_env and not self.key:
-            raise JudgeRefused(
-                f"judge.api_key_env: the environment has no {settings.api_key_env}; set it to the "
-                f"key of {settings.url}, or to null where none is needed"
-            )
+        self.key = _key(settings)
         self.opener = opener()
+        self.stopping = threading.Event()
 
     def complete(self, prompt: str) -> Answer:
         """Return the endpoint's answer, after further tries where they may help.
 
-        Raises JudgeError once they are used up, and JudgeRefused for a wrong key, address or model.
+        Raises JudgeError once they are used up, JudgeRefused for a wrong key, address or model, and
+        Stopped where it was told to stop before another try.
         """
         pause = self.settings.backoff_seconds
         for left in range(self.retries, -1, -1):
@@ -67,7 +76,8 @@ class EndpointModel:
             except _Failed as failed:
                 if not failed.passing or not left:
                     raise JudgeError(failed.status, str(failed)) from failed
-                time.sleep(min(max(pause, failed.pause), _LONGEST_PAUSE))
+                if self.stopping.wait(min(max(pause, failed.pause), _LONGEST_PAUSE)):
+                    raise Stopped(str(failed)) from failed
             pause *= 2
         raise AssertionError("the last try returns or raises")
 
@@ -140,6 +150,25 @@ class EndpointModel:
             message = f"{self.url} answered with no chat completion: {content[:_SHOWN]!r}"
             raise _Failed("nonsense", message, passing=True) from error
         return Answer(text, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
+
+
+def _key(settings: Endpoint) -> str | None:
+    """Return the key; a message about it never shows it, as that of an unfit header would."""
+    name = settings.api_key_env
+    if name is None:
+        return None
+    key = os.environ.get(name)
+    if not key:
+        raise JudgeRefused(
+            f"judge.api_key_env: the environment has no {name}; set it to the key of "
+            f"{settings.url}, or api_key_env to null where none is needed"
+        )
+    if not _KEY.fullmatch(key):
+        raise JudgeRefused(
+            f"judge.api_key_env: {name} holds spaces, line ends or letters that no key has; set it "
+            f"to the bare key of {settings.url}"
+        )
+    return key
 
 
 def _count(usage: dict[str, Any], name: str) -> int | None:

@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 from saeflow.autointerp.contexts import Latent
 from saeflow.autointerp.examples import Contexts, Examples
 
-Status = Literal["ok", "nonsense", "timeout", "error"]
-"""`nonsense`: answers came, and none was what was asked for; `error`: none could be had."""
+Status = Literal["ok", "nonsense", "timeout", "error", "unasked"]
+"""`nonsense`: answers came, and none was what was asked for; `error`: none could be had; `unasked`:
+there was no explanation to ask about."""
 
 
 class JudgeError(RuntimeError):
@@ -24,6 +25,10 @@ class JudgeRefused(RuntimeError):
     """No question will be answered: a wrong key, address or model; the message says which."""
 
 
+class Stopped(RuntimeError):
+    """A judge was told to stop before this question was answered."""
+
+
 class Diversity(NamedTuple):
     """How varied a latent's contexts are."""
 
@@ -33,10 +38,15 @@ class Diversity(NamedTuple):
 
 
 class Judge(Protocol):
-    """Explains latents and predicts where they are active. Raises JudgeError and JudgeRefused."""
+    """Explains latents and predicts where they are active.
+
+    Questions raise JudgeError, JudgeRefused, and Stopped after `stop`.
+    """
 
     name: str
     """As figures and tables show it."""
+    definition: str
+    """What it does, to be read behind its name: how it explains, predicts and rates."""
     contrast: int
     """Silent contexts that `explain` compares with."""
     concurrency: int
@@ -54,6 +64,13 @@ class Judge(Protocol):
 
     def diversity(self, explanation: str, examples: Examples) -> Diversity:
         """Return how varied the examples are."""
+        ...
+
+    def stop(self) -> None:
+        """Ask nothing more: from now on questions that need an answer raise Stopped.
+
+        What is under way is waited for, and kept. Any thread may call this.
+        """
         ...
 
     def forecast(self, latents: Sequence[Latent]) -> str:

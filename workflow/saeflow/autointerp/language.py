@@ -13,7 +13,7 @@ import numpy as np
 from saeflow.autointerp.answers import ANSWERS, Answer, Answers
 from saeflow.autointerp.contexts import Latent
 from saeflow.autointerp.examples import Contexts, Examples
-from saeflow.autointerp.judges import Diversity, JudgeError
+from saeflow.autointerp.judges import Diversity, JudgeError, Stopped
 from saeflow.autointerp.prompts import (
     Unreadable,
     again_prompt,
@@ -34,9 +34,11 @@ Read = TypeVar("Read")
 
 
 class Model(Protocol):
-    """A language model that answers prompts. Raises JudgeError and JudgeRefused."""
+    """A language model that answers prompts. Raises JudgeError, JudgeRefused and Stopped."""
 
     name: str
+    place: str
+    """Where it runs, and how it is sampled."""
     identity: str
     """All that decides its answers; part of their key in the cache."""
     retries: int
@@ -44,6 +46,8 @@ class Model(Protocol):
     longest: int
     """Tokens of the longest answer."""
     price: Price | None
+    stopping: threading.Event
+    """Set once nothing more is to be asked; a pause between two tries ends with it."""
 
     def complete(self, prompt: str) -> Answer:
         """Return the answer to a prompt."""
@@ -59,6 +63,7 @@ class LanguageJudge:
     def __init__(self, model: Model, folder: Path, per_prompt: int) -> None:
         self.model, self.per_prompt = model, per_prompt
         self.name, self.concurrency = model.name, model.concurrency
+        self.definition = f"asks a language model ({model.place}) to explain, predict and rate"
         self.answers = Answers(folder, model.identity)
         self.lock = threading.Lock()
         self.spent = {"requests": 0, "cached": 0, "prompt_tokens": 0, "answer_tokens": 0}
@@ -95,11 +100,18 @@ class LanguageJudge:
             "nonsense", f"{self.name} gave {self.model.retries + 1} unusable answers: {reason}"
         )
 
+    def stop(self) -> None:
+        """Ask nothing more; what is under way is waited for, and kept."""
+        self.model.stopping.set()
+
     def _answer(self, prompt: str) -> str:
-        known = self.answers.get(prompt)
-        answer = known or self.model.complete(prompt)
-        if known is None:
-            self.answers.add(prompt, answer)
+        with self.answers.asking(prompt):
+            known = self.answers.get(prompt)
+            if known is None and self.model.stopping.is_set():
+                raise Stopped(f"{self.name} is asked nothing more")
+            answer = known or self.model.complete(prompt)
+            if known is None:
+                self.answers.add(prompt, answer)
         with self.lock:
             self.spent["requests" if known is None else "cached"] += 1
             self.spent["prompt_tokens"] += answer.prompt_tokens or _tokens(len(prompt))

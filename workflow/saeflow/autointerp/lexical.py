@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Sequence
 from math import log
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ import numpy as np
 from saeflow.autointerp.contexts import Latent
 from saeflow.autointerp.examples import Contexts, Examples
 from saeflow.autointerp.judges import Diversity
-from saeflow.autointerp.settings import Lexical
+from saeflow.autointerp.settings import Autointerp, Lexical
 
 _OR = " or "
 _NOTHING = "no token or sequence of tokens that tells its contexts from others"
@@ -34,10 +35,20 @@ Term = tuple[str, ...]
 """Texts of consecutive tokens."""
 
 
+def make(settings: Autointerp, folder: Path, root: Path, device: str) -> LexicalJudge:
+    """Return the judge of the settings; it keeps nothing."""
+    assert isinstance(settings.judge, Lexical)
+    return LexicalJudge(settings.judge)
+
+
 class LexicalJudge:
     """Explains by what is read in activating contexts and not in others."""
 
-    name = "lexical"
+    name = "lexical (no language model)"
+    definition = (
+        "explains by the tokens and n-grams that best tell activating contexts from silent ones, "
+        "predicts by their presence, and rates diversity by the entropy of the active tokens"
+    )
     concurrency = 1
     files: tuple[str, ...] = ()
 
@@ -76,6 +87,9 @@ class LexicalJudge:
             f"{len(types)} different tokens among {len(active_n)} active ones; the most frequent, "
             f"{json.dumps(most, ensure_ascii=False)}, is {share_v.max():.0%} of them",
         )
+
+    def stop(self) -> None:
+        """Do nothing: no question waits for an answer."""
 
     def forecast(self, latents: Sequence[Latent]) -> str:
         """Return what judging `latents` will take."""

@@ -3,57 +3,77 @@
 from __future__ import annotations
 
 import json
+import threading
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saeflow.artifacts import file_digest
 from saeflow.autointerp.answers import Answer
 from saeflow.autointerp.judges import JudgeError, JudgeRefused
-from saeflow.autointerp.settings import Local, Price
+from saeflow.autointerp.kinds import judge_files
+from saeflow.autointerp.language import LanguageJudge
+from saeflow.autointerp.settings import Autointerp, Local, Price
 from saeflow.progress import say
 
 _SMALL_BYTES = 2**26
 
 
+def make(settings: Autointerp, folder: Path, root: Path, device: str) -> LanguageJudge:
+    """Return the judge that runs the model of the settings and keeps its answers in `folder`."""
+    assert isinstance(settings.judge, Local)
+    return LanguageJudge(
+        LocalModel(settings.judge, root, device), folder, settings.examples_per_prompt
+    )
+
+
 class LocalModel:
     """Decodes greedily; the weights are loaded with the first question.
 
-    Raises JudgeRefused for a folder that holds no model and for an id that cannot be read.
+    `root` is what the settings' path is relative to. Raises JudgeRefused for a folder that holds no
+    model and for an id that cannot be read.
     """
 
     concurrency = 1
     price: Price | None = Price(input=0, output=0)
 
-    def __init__(self, settings: Local, device: str = "cpu") -> None:
+    def __init__(self, settings: Local, root: Path, device: str = "cpu") -> None:
         self.settings, self.device = settings, device
         self.retries, self.longest = settings.retries, settings.max_new_tokens
         self.name = f"local:{settings.id or Path(settings.path or '').name}"
+        self.place = f"in the job itself, {settings.dtype}, greedy"
         decides: dict[str, Any] = settings.model_dump(exclude={"retries", "path"})
+        self.where: dict[str, Any] = {
+            "pretrained_model_name_or_path": settings.id,
+            "revision": settings.revision,
+        }
         if settings.path is not None:
-            decides["files"] = _files(Path(settings.path))
+            folder = root / settings.path
+            decides["files"] = _files(judge_files(settings, root), folder)
+            self.where = {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
         self.identity = json.dumps(decides, sort_keys=True)
-        self.place = str(settings.path or settings.id)
-        self.pinned = {"revision": settings.revision} if settings.id else {}
+        self.stopping = threading.Event()
         self.tokenizer: Any
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(self.place, **self.pinned)
+            self.tokenizer = AutoTokenizer.from_pretrained(**self.where)
         except (OSError, ValueError) as error:
-            raise JudgeRefused(
-                f"the judge {self.place} has no usable tokenizer: {error}"
-            ) from error
+            raise JudgeRefused(f"{self.name} has no usable tokenizer: {error}") from error
 
     @cached_property
     def model(self) -> Any:
-        """The model, with its weights."""
-        say(f"loading the judge {self.place}")
+        """The model, with its weights. Raises JudgeRefused where they cannot be read."""
+        say(f"loading the judge {self.name}")
         dtype = getattr(torch, self.settings.dtype)
-        model = AutoModelForCausalLM.from_pretrained(
-            self.place, dtype=dtype, use_safetensors=True, **self.pinned
-        )
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                **self.where, dtype=dtype, use_safetensors=True
+            )
+        except (OSError, ValueError, SafetensorError) as error:
+            raise JudgeRefused(f"{self.name} has no usable weights: {error}") from error
         return model.eval().to(self.device)
 
     def complete(self, prompt: str) -> Answer:
@@ -95,18 +115,23 @@ def _decoded(model: Any, ids_1t: torch.Tensor, most: int, padding: int) -> torch
         ids_1t,
         attention_mask=torch.ones_like(ids_1t),
         do_sample=False,
+        num_beams=1,
         max_new_tokens=most,
         pad_token_id=padding,
     )
     return output_1t[0, ids_1t.shape[1] :]
 
 
-def _files(folder: Path) -> dict[str, Any]:
+def _files(files: list[Path], folder: Path) -> dict[str, Any]:
     """Return what tells a folder's model from another: small files by hash, large ones by age."""
-    if not (folder / "config.json").is_file():
+    if not any(path.name == "config.json" for path in files):
         raise JudgeRefused(f"judge.path: {folder} holds no Hugging Face model (no config.json)")
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise JudgeRefused(
+            f"judge.path: {folder} has no *.safetensors; write the model there with save_pretrained"
+        )
     found: dict[str, Any] = {}
-    for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")):
+    for path in files:
         about = path.stat()
         small = about.st_size < _SMALL_BYTES
         found[path.name] = file_digest(path) if small else [about.st_size, about.st_mtime_ns]

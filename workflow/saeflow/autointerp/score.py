@@ -13,17 +13,12 @@ from pathlib import Path
 
 from saeflow.artifacts import Clock, begin, write_manifest
 from saeflow.autointerp.contexts import collect
-from saeflow.autointerp.endpoint import EndpointModel
-from saeflow.autointerp.judges import Judge
-from saeflow.autointerp.language import LanguageJudge
-from saeflow.autointerp.lexical import LexicalJudge
-from saeflow.autointerp.local import LocalModel
-from saeflow.autointerp.settings import Autointerp, Endpoint, Local
-from saeflow.autointerp.tables import summary, write_scores
+from saeflow.autointerp.kinds import judge_code, make_judge
+from saeflow.autointerp.settings import Autointerp
+from saeflow.autointerp.tables import definition, summary, write_scores
 from saeflow.autointerp.verdicts import verdicts
 from saeflow.evaluation.origin import Member, check_members
 from saeflow.evaluation.rows import Point, write_rows
-from saeflow.fingerprint import fingerprint
 from saeflow.progress import say
 
 SCORES, EXPLAINED = "scores.parquet", "explained.parquet"
@@ -40,23 +35,25 @@ def explain_latents(
     point: Point,
     out: Path,
     exclusion: Path | None = None,
+    root: Path = Path(),
     device: str = "cpu",
 ) -> None:
     """Explain and score sampled latents of the SAEs of one point (checkpoint folders by seed).
 
     `tokens` is of the point's `corpus`; `activations` is the cache that the SAEs were trained on,
     of its `selection`; `exclusion` is the cache whose rule says which tokens count, null takes
-    `activations`. Writes into the folder `out`: `scores.parquet` (one row a latent),
-    `explained.parquet` (tidy rows), `answers.parquet` where a language model judges, and the
-    manifest. A latent that a judge fails on is a row with the reason as `status` and without
-    scores. Raises ArtifactError for damaged inputs and an SAE of another point, JudgeRefused for a
-    judge that will answer nothing, and ValueError where no latent is active often enough.
+    `activations`; `root` is what the path of a local judge is relative to. Writes into the folder
+    `out`: `scores.parquet` (one row a latent), `explained.parquet` (tidy rows), `answers.parquet`
+    where a language model judges, and the manifest. A latent that a judge fails on is a row with
+    the reason as `status` and without what it failed on. Raises ArtifactError for damaged inputs
+    and an SAE of another point, JudgeRefused for a judge that will answer nothing, and ValueError
+    where no latent is active often enough.
     """
     clock, out = Clock(), begin(out)
     members = [Member(point.l0_target, seed, folder) for seed, folder in saes.items()]
     check_members(members, point, activations)
     rule = exclusion or activations
-    judge = make_judge(settings, out, device)
+    judge = make_judge(settings, out, root=root, device=device)
     found = collect(
         settings,
         saes,
@@ -75,7 +72,7 @@ def explain_latents(
         )
     say(judge.forecast(found.latents))
     judged = list(verdicts(judge, found.latents))
-    write_scores(out / SCORES, judge.name, found.latents, judged)
+    write_scores(out / SCORES, judge, found.latents, judged)
     write_rows(out / EXPLAINED, summary(found, judged, point, split))
     spent = judge.finish()
     write_manifest(
@@ -92,23 +89,13 @@ def explain_latents(
         },
         stats={
             "judge": judge.name,
+            "judge_definition": definition(judge),
             "latents": len(judged),
             "failed": sum(verdict.status != "ok" for verdict in judged),
             **spent,
         },
         seed=settings.seed,
         device=device,
-        code=fingerprint(__name__),
+        code=judge_code(settings.judge.kind),
         clock=clock,
     )
-
-
-def make_judge(settings: Autointerp, folder: Path, device: str) -> Judge:
-    """Return the judge of the settings; a language model keeps its answers in `folder`."""
-    match settings.judge:
-        case Endpoint() as endpoint:
-            return LanguageJudge(EndpointModel(endpoint), folder, settings.examples_per_prompt)
-        case Local() as local:
-            return LanguageJudge(LocalModel(local, device), folder, settings.examples_per_prompt)
-        case lexical:
-            return LexicalJudge(lexical)

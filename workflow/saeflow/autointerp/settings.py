@@ -8,6 +8,7 @@ appeared (sae-auto-interp, later delphi), or say their own reason.
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -57,7 +58,7 @@ class Local(Settings):
 
     kind: Literal["local"]
     path: str | None = None
-    """Its folder; or else `id` and `revision`."""
+    """Its folder (as `save_pretrained` writes it) below `data_dir`; or else `id` and `revision`."""
     id: str | None = None
     """Repository on the hub (or in its local cache)."""
     revision: str | None = None
@@ -78,6 +79,9 @@ class Local(Settings):
             raise ValueError("id and revision belong together: a commit hash or a tag pins the id")
         if self.revision in ("", "main", "master", "HEAD"):
             raise ValueError(f"revision: {self.revision!r} moves; give a commit hash or a tag")
+        place = PurePosixPath(self.path or "")
+        if place.is_absolute() or ".." in place.parts:
+            raise ValueError(f"path {self.path!r} leaves data_dir; give it relative to it")
         return self
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from saeflow.artifacts import atomic_path
 from saeflow.autointerp.contexts import Collected, Latent
+from saeflow.autointerp.judges import Judge
 from saeflow.autointerp.verdicts import Verdict, score
 from saeflow.evaluation.rows import Point, Row, make_row
 
@@ -32,17 +33,23 @@ SCHEMA = pa.schema(
         ("n_negative", pa.int64()),
         ("activating", pa.int64()),
         ("status", pa.string()),
+        ("diversity_status", pa.string()),
+        ("detection_status", pa.string()),
         ("judge", pa.string()),
+        ("judge_definition", pa.string()),
         ("examples", pa.string()),
     ]
 )
 """`n_positive` and `n_negative` are the contexts scored on; `activating` counts all contexts of the
-text in which the latent is active; `examples` is a JSON list of texts with marked tokens."""
+text in which the latent is active. `status` is `ok` where explanation, diversity and detection
+came, else that of the first that did not; the two that need an explanation have their own as well.
+`judge_definition` says what the judge does; `examples` is a JSON list of texts with marked
+tokens."""
 _AVERAGED = ("f1", "precision", "recall", "accuracy")
 
 
 def write_scores(
-    path: Path, judge: str, latents: Sequence[Latent], verdicts: Sequence[Verdict]
+    path: Path, judge: Judge, latents: Sequence[Latent], verdicts: Sequence[Verdict]
 ) -> None:
     """Write one row a latent; scores that there are not are null."""
     rows = []
@@ -61,12 +68,20 @@ def write_scores(
                 "n_negative": len(latent.active_c) - positive,
                 "activating": latent.activating,
                 "status": verdict.status,
-                "judge": judge,
+                "diversity_status": verdict.diversity_status,
+                "detection_status": verdict.detection_status,
+                "judge": judge.name,
+                "judge_definition": definition(judge),
                 "examples": json.dumps(shown, ensure_ascii=False),
             }
         )
     with atomic_path(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary)
+
+
+def definition(judge: Judge) -> str:
+    """Return who judges and what that does, as captions and claims say it."""
+    return f"{judge.name}, which {judge.definition}"
 
 
 def summary(
@@ -76,8 +91,9 @@ def summary(
 
     Where none has, there is no row. `diversity_sd` is the standard deviation over latents;
     `f1_always_active` the mean F1 of calling every context active, which is 2/3 where as many are
-    silent; `share_failed` the share of latents with an unusable answer; `share_eligible` the share
-    of the latents looked at that are active often enough to be explained.
+    silent; `share_failed` the share of latents without explanation, diversity or scores;
+    `share_eligible` the share of the latents looked at that are active often enough to be
+    explained.
     """
     for seed, candidates in found.candidates.items():
         pairs = zip(found.latents, verdicts, strict=True)

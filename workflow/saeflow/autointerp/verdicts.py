@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from saeflow.autointerp.contexts import Latent
-from saeflow.autointerp.judges import Judge, JudgeError, JudgeRefused, Status
+from saeflow.autointerp.judges import Judge, JudgeError, Status, Stopped
 from saeflow.progress import Progress, say
+
+Found = TypeVar("Found")
 
 
 class Scores(NamedTuple):
@@ -27,53 +30,88 @@ class Scores(NamedTuple):
 class Verdict(NamedTuple):
     """What a judge made of one latent; null is what it gave no usable answer to."""
 
-    status: Status = "ok"
     explanation: str | None = None
     diversity: float | None = None
     justification: str | None = None
     scores: Scores | None = None
+    explanation_status: Status = "unasked"
+    diversity_status: Status = "unasked"
+    detection_status: Status = "unasked"
+
+    @property
+    def status(self) -> Status:
+        """`ok` where all three came, else that of the first that did not."""
+        found = (self.explanation_status, self.diversity_status, self.detection_status)
+        return next((status for status in found if status != "ok"), "ok")
 
 
 def verdicts(judge: Judge, latents: list[Latent]) -> Iterator[Verdict]:
     """Yield the verdicts in the order of the latents, however many are judged at a time.
 
-    Raises JudgeRefused once the judge will answer nothing; what has not begun is then not asked.
+    Raises JudgeRefused once the judge will answer nothing. Then, and after any other error or an
+    interrupt, what has not begun is not asked, and what is under way is waited for.
     """
-    refusals: list[JudgeRefused] = []
-
-    def judged(latent: Latent) -> Verdict:
-        if refusals:
-            raise refusals[0]
-        try:
-            return verdict(judge, latent)
-        except JudgeRefused as refused:
-            refusals.append(refused)
-            raise
-
     with (
         Progress(total=len(latents), unit="latents", what="explaining") as progress,
-        ThreadPoolExecutor(judge.concurrency) as pool,
+        _workers(judge) as pool,
     ):
-        futures = [pool.submit(judged, latent) for latent in latents]
+        futures = [pool.submit(_verdict, judge, latent) for latent in latents]
         for future in as_completed(futures):
-            future.result()
-            progress.update(1)
+            if not isinstance(future.exception(), Stopped):  # by an error that comes as well
+                future.result()
+                progress.update(1)
     yield from (future.result() for future in futures)
 
 
-def verdict(judge: Judge, latent: Latent) -> Verdict:
-    """Return what `judge` makes of one latent; where it fails, as far as it came."""
-    found = Verdict()
+@contextmanager
+def _workers(judge: Judge) -> Iterator[ThreadPoolExecutor]:
+    """Threads that judge latents; an error of the block, or an interrupt, empties their queue."""
+    pool = ThreadPoolExecutor(judge.concurrency)
     try:
-        explanation = judge.explain(latent.examples, latent.contrast)
-        found = found._replace(explanation=explanation)
-        diversity = judge.diversity(explanation, latent.examples)
-        found = found._replace(diversity=diversity.score, justification=diversity.justification)
-        predicted = np.array(judge.detect(explanation, latent.held_out))
+        yield pool
+    except BaseException:
+        judge.stop()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _verdict(judge: Judge, latent: Latent) -> Verdict:
+    """Return what `judge` makes of one latent; an error stops it before a thread takes the next."""
+    try:
+        return verdict(judge, latent)
+    except BaseException:
+        judge.stop()
+        raise
+
+
+def verdict(judge: Judge, latent: Latent) -> Verdict:
+    """Return what `judge` makes of one latent; what one question fails on, another may have."""
+    explanation, explained = _asked(latent, judge.explain, latent.examples, latent.contrast)
+    if explanation is None:
+        return Verdict(explanation_status=explained)
+    diversity, rated = _asked(latent, judge.diversity, explanation, latent.examples)
+    predicted, detected = _asked(latent, judge.detect, explanation, latent.held_out)
+    return Verdict(
+        explanation=explanation,
+        diversity=diversity.score if diversity else None,
+        justification=diversity.justification if diversity else None,
+        scores=None if predicted is None else score(np.array(predicted), latent.active_c),
+        explanation_status=explained,
+        diversity_status=rated,
+        detection_status=detected,
+    )
+
+
+def _asked(
+    latent: Latent, question: Callable[..., Found], *given: object
+) -> tuple[Found | None, Status]:
+    """Return the answer to a question and `ok`, or null and what it failed on."""
+    try:
+        return question(*given), "ok"
     except JudgeError as error:
         say(f"seed {latent.seed}, latent {latent.latent}: {error}")
-        return found._replace(status=error.status)
-    return found._replace(scores=score(predicted, latent.active_c))
+        return None, error.status
 
 
 def score(predicted_c: np.ndarray, active_c: np.ndarray) -> Scores:
