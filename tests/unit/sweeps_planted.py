@@ -183,6 +183,7 @@ def plant_scores(root: Path, series: Iterable[str] = SERIES) -> Folders:
                     "seed": seed,
                     "latent": np.sort(g.choice(D_SAE, 60, replace=False)),
                     "judge": "lexical",
+                    "judge_definition": "lexical, which explains by tokens",
                     "justification": "17 token types",
                     "explanation": "reads one of: momentum, spin",
                     "examples": json.dumps(examples),

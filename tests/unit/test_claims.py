@@ -13,7 +13,7 @@ from scipy import stats
 
 from saeflow.artifacts import ArtifactError
 from saeflow.claims import ClaimError, ClaimSettings, Judgement, judge
-from saeflow.claims_rows import claim_rows
+from saeflow.claims_rows import claim_rows, judges_of
 from saeflow.claims_table import number, to_markdown, write_claims
 from saeflow.evaluation.rows import Point, Row, make_row, write_rows
 
@@ -378,6 +378,33 @@ def test_rows_that_two_files_hold_alike_are_read_once(tmp_path: Path) -> None:
     write_rows(tmp_path / "pareto.parquet", [rows[0]._replace(value=3.0)])
     with pytest.raises(ArtifactError, match="two values of l0 of a, seed 0, on docs"):
         claim_rows(paths)
+
+
+def test_a_claim_on_explained_latents_names_the_judge(tmp_path: Path) -> None:
+    """Each file of tidy rows has its judge in the scores beside it."""
+
+    def measured(name: str, definition: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        pd.DataFrame({"judge_definition": [definition] * 2}).to_parquet(folder / "scores.parquet")
+        return folder / "explained.parquet"
+
+    part = {"metric": "mean_f1", "expect": {"above": 0}}
+    explained = claim(part, id="explained", sweep="physics", grid=None, l0_tolerance=None)
+    paths = [measured("a", "lexical, which counts"), measured("b", "lexical, which counts")]
+    judges = judges_of([ABOVE, explained], [*paths, tmp_path / "core.parquet"])
+    said = "latents explained and scored by: lexical, which counts"
+    assert judges == {"explained": said}
+    assert judges_of([ABOVE, explained], [tmp_path / "core.parquet"]) == {}
+    values: Values = {("a", 8): [2.0], ("b", 8): [1.0]}
+    rows = pd.concat([planted(values), planted(values, "mean_f1")])
+    both = judge([ABOVE, explained], rows, reference_l0=8)
+    table, _, page = write_claims(both, tmp_path / "x", title="SSAE", judges=judges)
+    assert pq.read_table(table)["judge"].to_pylist() == [None, said]
+    assert page.read_text().count(f"1.00 (no interval); {said} |") == 1
+    measured("b", "somebody else")
+    with pytest.raises(ArtifactError, match=r"several judges .*somebody else"):
+        judges_of([explained], paths)
 
 
 def test_a_missing_interval_is_said_in_words() -> None:

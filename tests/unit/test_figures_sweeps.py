@@ -309,13 +309,13 @@ def test_values_without_spread_cannot_be_drawn() -> None:
 def test_the_judge_is_named(folders: planted.Folders, tmp_path: Path) -> None:
     draw_from_folders(SCORES, folders, planted.context(), tmp_path / "a")
     assert "judge: lexical" in (tmp_path / "a.svg").read_text().replace("\u00a0", " ")
-    assert "Latents explained and scored by: lexical." in notes_in(
+    assert "Latents explained and scored by: lexical, which explains by tokens." in notes_in(
         pd.read_parquet(tmp_path / "a.parquet")
     )
     other = dict(planted.plant_scores(tmp_path / "more", ["gsae", "dense"])["explained"])
-    table = pd.read_parquet(other["dense"] / "scores.parquet").assign(judge="somebody")
+    table = pd.read_parquet(other["dense"] / "scores.parquet").assign(judge_definition="another")
     table.to_parquet(other["dense"] / "scores.parquet")
-    with pytest.raises(FigureError, match=r"one judge, got \['lexical', 'somebody'\]"):
+    with pytest.raises(FigureError, match="one judge, got another; lexical, which explains"):
         draw_from_folders(SCORES, {"explained": other}, planted.context(), tmp_path / "b")
 
 

@@ -105,15 +105,16 @@ def test_missing_methods_and_seeds_are_named(folders: planted.Folders, tmp_path:
 def test_latents_are_drawn_by_seed_and_not_by_looks(
     folders: planted.Folders, tmp_path: Path
 ) -> None:
-    own = latents(folders, tmp_path).query("block != 'paper'")
+    here = "block.str.startswith('this run')"
+    own = latents(folders, tmp_path).query(here)
     chosen = list(dict.fromkeys(own["row"]))
     scores = pd.read_parquet(folders["explained"]["gsae"] / "scores.parquet")
     scored = scores[(scores["seed"] == 0) & (scores["status"] == "ok")].set_index("latent")
     numbers = [int(name.removeprefix("latent ")) for name in chosen]
     assert len(numbers) == 4 and numbers == sorted(numbers) and set(numbers) <= set(scored.index)
-    again = latents(folders, tmp_path).query("block != 'paper'")
+    again = latents(folders, tmp_path).query(here)
     assert list(dict.fromkeys(again["row"])) == chosen
-    other = latents(folders, tmp_path, LATENTS | {"sampling_seed": 1}).query("block != 'paper'")
+    other = latents(folders, tmp_path, LATENTS | {"sampling_seed": 1}).query(here)
     assert list(dict.fromkeys(other["row"])) != chosen
     diversity = own[own["column"] == "Diversity"]["mean"]
     assert list(diversity) == pytest.approx(list(scored.loc[numbers, "diversity"]))
@@ -125,6 +126,8 @@ def test_words_are_escaped_and_stand_on_the_left(folders: planted.Folders, tmp_p
     assert r"the &lt;&lt;momentum>> of a body / its &lt;&lt;spin>> \| state / a" in text
     assert "|---|---|---|---|---:|---:|" in text
     assert "judge: lexical" in text and "latents drawn at random" in text
+    judge = "Latents explained and scored by: lexical, which explains by tokens."
+    assert judge in text and judge in (tmp_path / "t.tex").read_text()
     assert r"| h.7\_feature3 | stories \| morals | 71 |" in text
     assert r"p{0.3\linewidth}" in (tmp_path / "t.tex").read_text()
 

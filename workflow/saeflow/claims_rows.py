@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from saeflow.artifacts import ArtifactError
+from saeflow.claims_settings import ClaimSettings
 from saeflow.evaluation.rows import KEY, read_rows
+from saeflow.measures import EXPLAINED_METRICS, FILES
 
 
 def claim_rows(paths: Iterable[Path]) -> pd.DataFrame:
@@ -27,3 +29,27 @@ def claim_rows(paths: Iterable[Path]) -> pd.DataFrame:
             f"{first['corpus']}: one of the metric files is out of date; run snakemake again"
         )
     return rows
+
+
+def judges_of(claims: Sequence[ClaimSettings], paths: Iterable[Path]) -> dict[str, str]:
+    """Return who explained the latents that claims rest on, by the ids of those claims.
+
+    Raises ArtifactError where several judges did, whose scores do not compare.
+    """
+    explained = [path for path in paths if path.name == FILES["explained"]]
+    scores = [pd.read_parquet(path.with_name("scores.parquet")) for path in explained]
+    judges = sorted({judge for table in scores for judge in table["judge_definition"]})
+    if len(judges) > 1:
+        raise ArtifactError(
+            f"latents were explained by several judges ({'; '.join(judges)}): some of the metric "
+            "files are out of date; run snakemake again"
+        )
+    return {
+        claim.id: f"latents explained and scored by: {judges[0]}"
+        for claim in claims
+        if judges and any(metric in EXPLAINED_METRICS for metric in _metrics(claim))
+    }
+
+
+def _metrics(claim: ClaimSettings) -> set[str | None]:
+    return {metric for part in claim.parts for metric in (part.metric, part.baseline_metric)}

@@ -4,13 +4,15 @@ with job(snakemake.log[0], snakemake.threads):
     from pathlib import Path
 
     from saeflow.claims import ClaimSettings, judge
-    from saeflow.claims_rows import claim_rows
+    from saeflow.claims_rows import claim_rows, judges_of
     from saeflow.claims_table import write_claims
 
-    judgements = []
+    judgements, judges = [], {}
     for experiment in snakemake.params.experiments:
-        rows = claim_rows(Path(path) for path in experiment["rows"])
+        paths = [Path(path) for path in experiment["rows"]]
+        rows = claim_rows(paths)
         claims = [ClaimSettings.model_validate(claim) for claim in experiment["claims"]]
+        judges |= judges_of(claims, paths)
         window = experiment["window"]
         judgements += judge(
             claims,
@@ -20,5 +22,8 @@ with job(snakemake.log[0], snakemake.threads):
             window=window and (window["low"], window["high"]),
         )
     write_claims(
-        judgements, Path(snakemake.output[0]).with_suffix(""), title=snakemake.params.title
+        judgements,
+        Path(snakemake.output[0]).with_suffix(""),
+        title=snakemake.params.title,
+        judges=judges,
     )

@@ -29,7 +29,15 @@ from saeflow.figures.settings import (
     parse_figure,
 )
 from saeflow.figures.style import house_style, save
-from saeflow.figures.sweep_rows import Inputs, files_of, judge_of, read_sweep_rows, read_values
+from saeflow.figures.sweep_rows import (
+    JUDGED,
+    Inputs,
+    Judge,
+    files_of,
+    judge_of,
+    read_sweep_rows,
+    read_values,
+)
 
 
 def draw_from_folders(
@@ -44,7 +52,8 @@ def draw_from_folders(
     Raises FigureError that names the series, metric, seed or folder that is missing.
     """
     settings, known = parse_figure(settings), parse_context(context)
-    judge = known.judge if isinstance(known, DebiasContext) else _judge(settings, folders)
+    judge = _judge(settings, folders)
+    named = known.judge if isinstance(known, DebiasContext) else judge and judge.name
     with house_style():
         if isinstance(settings, Circuit):
             drawn, figure = _circuit(settings, folders, known.seeds[0])
@@ -52,14 +61,14 @@ def draw_from_folders(
             drawn, figure = _of_sweep(settings, folders, known)
         else:
             raise FigureError(f"{settings.source}: kind {settings.kind} needs a sweep")
-        footer(figure, footer_parts(settings, known, judge))
+        footer(figure, footer_parts(settings, known, named))
         save(figure, out_stem)
-    if judge is not None and isinstance(settings, Densities):
-        drawn = pd.concat([drawn, as_table([note(f"Latents explained and scored by: {judge}.")])])
+    if judge is not None:
+        drawn = pd.concat([drawn, as_table([note(f"{JUDGED}: {judge.definition}.")])])
     write_drawn(drawn, out_stem)
 
 
-def _judge(settings: Figure, folders: Inputs) -> str | None:
+def _judge(settings: Figure, folders: Inputs) -> Judge | None:
     if isinstance(settings, Densities) and "explained" in settings.measures:
         return judge_of(folders, settings)
     return None

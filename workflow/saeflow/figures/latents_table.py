@@ -10,9 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from saeflow.figures.cells import Cell, number_text, word_cell
+from saeflow.figures.cells import LEVELS, Cell, number_text, word_cell
 from saeflow.figures.rows import FigureError, label_of
 from saeflow.figures.settings import Latents, SweepContext
+from saeflow.figures.sweep_rows import JUDGED, Judge
 
 _WORDS = {"Explanation": "explanation", "Examples": "examples", "Why so diverse": "justification"}
 _COLUMNS = ["seed", "latent", "status", *_WORDS.values(), "diversity", "f1"]
@@ -21,16 +22,16 @@ _NUMBERS = {"Diversity": ("diversity", 0), "F1": ("f1", 2)}
 
 
 def latent_cells(
-    paths: Mapping[str, Path], judge: str, settings: Latents, context: SweepContext
+    paths: Mapping[str, Path], judge: Judge, settings: Latents, context: SweepContext
 ) -> list[Cell]:
-    """Return a block a series, then the paper's: a row a latent, of the first seed.
+    """Return a block a series, the paper's, and who judges: a row a latent, of the first seed.
 
     The latents are drawn at random from those that were scored and stand in the order of their
     numbers. Raises FigureError where a series or its seed was not scored, or too few latents were.
     """
     cells: list[Cell] = []
     for series in settings.series:
-        block = f"this run: {label_of(series, context)}, judge: {judge}"
+        block = f"this run: {label_of(series, context)}, judge: {judge.name}"
         for row in _drawn(paths[series], series, settings, context).to_dict("records"):
             name = f"latent {row['latent']}"
             row["examples"] = " / ".join(json.loads(row["examples"])[: settings.examples])
@@ -47,7 +48,7 @@ def latent_cells(
             cells.append(
                 Cell(part.label, name, "Diversity", diversity, None, None, None, False, text)
             )
-    return cells
+    return [*cells, word_cell(LEVELS, JUDGED, "judge", judge.definition)]
 
 
 def _drawn(path: Path, series: str, settings: Latents, context: SweepContext) -> pd.DataFrame:

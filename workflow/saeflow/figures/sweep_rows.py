@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -15,7 +16,16 @@ from saeflow.figures.sweep_settings import MEASURE_OF, SHARED_MEASURES, SweepCon
 Inputs = Mapping[str, Mapping[str, Path]]
 """Folders by measure and series; a measure of the whole sweep has one folder under any name."""
 
+JUDGED = "Latents explained and scored by"
 _CURVES = (*SCHEMA.names, "x")
+
+
+class Judge(NamedTuple):
+    """Who explained and scored latents."""
+
+    name: str
+    definition: str
+    """Its name and what it does, as captions say it."""
 
 
 def files_of(inputs: Inputs, file: str, series: Sequence[str]) -> dict[str, Path]:
@@ -90,16 +100,18 @@ def read_values(
     return found
 
 
-def judge_of(inputs: Inputs, settings: SweepShown) -> str:
+def judge_of(inputs: Inputs, settings: SweepShown) -> Judge:
     """Return who explained and scored the latents of all series of the figure.
 
     Raises FigureError where there are several, whose scores do not compare.
     """
     paths = files_of(inputs, "scores", settings.series).values()
-    judges = {judge for path in paths for judge in _columns(path, ["judge"])["judge"]}
+    tables = [_columns(path, ["judge", "judge_definition"]) for path in paths]
+    judges = {Judge(*row) for table in tables for row in table.itertuples(index=False)}
     if len(judges) != 1:
-        raise FigureError(f"{settings.source}: needs scores of one judge, got {sorted(judges)}")
-    return str(judges.pop())
+        found = "; ".join(sorted(judge.definition for judge in judges))
+        raise FigureError(f"{settings.source}: needs scores of one judge, got {found}")
+    return judges.pop()
 
 
 def _columns(path: Path, wanted: Sequence[str]) -> pd.DataFrame:

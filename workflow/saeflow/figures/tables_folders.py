@@ -8,7 +8,7 @@ from typing import Any
 
 from saeflow.evaluation.rows import read_rows
 from saeflow.figures.captions import caption_of
-from saeflow.figures.cells import write_cells
+from saeflow.figures.cells import LEVELS, write_cells
 from saeflow.figures.latents_table import latent_cells
 from saeflow.figures.methods_table import method_cells
 from saeflow.figures.rows import FigureError
@@ -44,4 +44,5 @@ def write_table_from_folders(
         cells = latent_cells(paths, judge_of(folders, settings), settings, known)
     else:
         raise FigureError(f"{settings.source}: a table of kind {settings.kind} needs other inputs")
-    write_cells(cells, caption_of(settings, known), out_stem)
+    levels = {one.row: one.text for one in cells if one.block == LEVELS}
+    write_cells(cells, caption_of(settings, known, levels), out_stem)

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from saeflow.artifacts import ArtifactError, atomic_path, read_manifest
-from saeflow.claims_table import at_l0, number
+from saeflow.claims_table import at_l0, judged, number
 from saeflow.figures.captions import caption_of
 from saeflow.figures.cells import LEVELS
 from saeflow.figures.drawn import notes_in
@@ -183,7 +183,7 @@ def _claims(stem: Path, root: Path) -> Claims:
 def _claim(row: Mapping[Any, Any]) -> Claim:
     value = "" if pd.isna(row["paper_value"]) else number(row["paper_value"])
     note = row["paper_note"] or ""
-    measured = f"{at_l0(row['comparison'], row['l0'])}: {_interval(row)}"
+    measured = f"{at_l0(row['comparison'], row['l0'])}: {_interval(row)}{judged(row['judge'])}"
     return Claim(
         statement=row["statement"],
         source=row["source"],
