@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from saeflow.artifacts import ArtifactError
+from saeflow.autointerp.settings import Local
 from saeflow.config import Config, ConfigError
 from saeflow.corpora.derived_settings import DerivedSettings
 from saeflow.corpora.settings import Files, Hub
@@ -33,6 +34,7 @@ def check_files(config: Config, project: Path) -> None:
         *_subject_mistakes(config, project),
         *_base_mistakes(config),
         *_encoder_mistakes(config),
+        *_judge_mistakes(config),
     ]
     if mistakes:
         raise ConfigError("\n".join(dict.fromkeys(mistakes)))
@@ -237,6 +239,21 @@ def _encoder_mistakes(config: Config) -> Iterator[str]:
             yield f"{where}: set data_dir, the folder it is relative to"
         elif not (config.data_dir / encoder.folder / "config.json").is_file():
             yield f"{where}: {config.data_dir / encoder.folder} holds no config.json"
+
+
+def _judge_mistakes(config: Config) -> Iterator[str]:
+    judge = config.autointerp.judge
+    explains = any(config.paper(paper).sweeps for paper in config.papers)
+    if not explains or not isinstance(judge, Local) or judge.path is None:
+        return
+    where = "autointerp.judge.path"
+    if config.data_dir is None:
+        yield f"{where}: set data_dir, the folder it is relative to"
+        return
+    folder = config.data_dir / judge.path
+    for needed in ("config.json", "*.safetensors"):
+        if not any(folder.glob(needed)):
+            yield f"{where}: {folder} holds no {needed}"
 
 
 def _blocks(sites: list[str]) -> list[str]:
