@@ -55,7 +55,12 @@ def prepare_selection(world: Path) -> None:
             dense = dense_of({"kind": "lsa", "dimensions": dimensions})
             index_dense(dense, world / name, world / f"index-{name}-{index}")
     for topic in ("physics", "graphs"):
-        write_corpus(world / topic, [r for r in ROWS if r.domain == topic])
+        of_topic = [r for r in ROWS if r.domain == topic]
+        labels = [
+            json.dumps({"length": "short" if len(r.text) < 200 else "long"}) for r in of_topic
+        ]
+        labelled = [r._replace(labels=said) for r, said in zip(of_topic, labels, strict=True)]
+        write_corpus(world / topic, labelled)
 
 
 def dense_of(encoder: dict[str, Any], **more: Any) -> Any:
@@ -230,6 +235,7 @@ STAGES = {
             "Selection.seed": Case("seed", 1, "documents", {"method": "random"}),
             "Seeds.documents": Case("seeds.documents", 8, "documents"),
             "Seeds.split": Case("seeds.split", "train", "seeds"),
+            "Seeds.by": Case("seeds.by", "length", "seeds"),
             "Seeds.seed": Case("seeds.seed", 1, "seeds"),
         },
         prepare_selection,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from saeflow.retrieval.bm25 import index_bm25
 from saeflow.retrieval.dense import index_dense
 from saeflow.retrieval.ranking import combine, ranked
 from saeflow.retrieval.reading import RetrievalError, count_tokens, read_ids, read_rows
-from saeflow.retrieval.seeds import draw_seeds, keys_of_split
+from saeflow.retrieval.seeds import count_values, draw_seeds, keys_of_split
 from saeflow.retrieval.select import select_documents
 from saeflow.retrieval.settings import BM25, Dense, Retrieval, Seeds, Selection
 from saeflow.retrieval.tracin_settings import TracIn
@@ -191,6 +192,60 @@ def test_the_seeds_are_of_their_split_and_draw(world: Path) -> None:
     assert drawn[0] == drawn[1] != drawn[2]
     assert {seed.split for seed in drawn[0]} == {"validation"}
     assert {seed.domain for seed in drawn[0]} == {"physics"}
+
+
+LABELS = ("a:1:2;a:5:9", "b:1:2", "b:3:4;c:5:6", "b:0:3", "b:7:8", None, "a:0:4; ;:1:2")
+
+
+def labelled(folder: Path, labels: Sequence[str | None] = LABELS) -> Path:
+    """A domain whose validation documents are labelled, and a rare value of its train split."""
+    rows = [
+        row(f"seed {chr(97 + i)}", split="validation", name=said or "")._replace(
+            labels=said and json.dumps({"concept": said})
+        )
+        for i, said in enumerate(labels)
+    ]
+    rows += [row("to test on", split="test"), row("to train on", split="train")]
+    rows[-1] = rows[-1]._replace(labels='{"concept": "d:1:2"}')
+    return write_corpus(folder, sorted(rows))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_seeds_are_spread_over_the_values_of_a_label(tmp_path: Path, seed: int) -> None:
+    """Each value once before any twice: of b there are four documents, of c only one."""
+    domain = labelled(tmp_path / "domain")
+
+    def held(documents: int) -> dict[str, int]:
+        chosen = Seeds(documents=documents, by="concept", seed=seed)
+        drawn = draw_seeds(chosen, domain, set())
+        assert len({one.document for one in drawn}) == documents
+        return count_values(chosen, domain, drawn)["seed_values"]
+
+    assert all(held(3).values())
+    assert sum(map(bool, held(2).values())) >= 2
+    assert held(6) == {"a": 2, "b": 4, "c": 1}
+    one, other = (
+        draw_seeds(Seeds(documents=n, by="concept", seed=seed), domain, set()) for n in (3, 6)
+    )
+    assert other[:3] == one
+
+
+def test_what_is_spread_has_the_label(world: Path, tmp_path: Path) -> None:
+    domain = labelled(tmp_path / "domain")
+    with pytest.raises(RetrievalError, match="7 exceeds the 6 documents with the label 'concept'"):
+        draw_seeds(Seeds(documents=7, by="concept"), domain, set())
+    with pytest.raises(RetrievalError, match="2 exceeds the 0 documents with the label 'kind' of"):
+        draw_seeds(Seeds(documents=2, by="kind"), domain, set())
+    found = select(
+        world,
+        tmp_path / "out",
+        settings(method="random", seeds={"documents": 3, "by": "concept"}),
+        domain=domain,
+    )
+    assert len(found) and set(stats(tmp_path / "out")["seed_values"]) == {"a", "b", "c"}
+    plain = settings(method="random", seeds={"documents": 3})
+    select(world, tmp_path / "plain", plain, domain=domain)
+    assert "seed_values" not in stats(tmp_path / "plain")
 
 
 @pytest.mark.parametrize("split", ["validation", "train"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -57,6 +58,17 @@ def read_ids(corpus: Path, split: str) -> NDArray[np.int64]:
     """Return the ids of the documents of a split, in ascending order."""
     tables = _batches(corpus, ["document", "split"])
     return np.concatenate([_ids(table.filter(pc.equal(table["split"], split))) for table in tables])
+
+
+def read_label(corpus: Path, split: str, label: str) -> dict[int, str]:
+    """Return the documents of a split that have a label, by rising id, with what it says."""
+    found: dict[int, str] = {}
+    for table in _batches(corpus, ["document", "split", "labels"]):
+        kept = table.filter(pc.equal(table["split"], split))
+        for document, labels in zip(_ids(kept).tolist(), kept["labels"].to_pylist(), strict=True):
+            if labels and label in (known := json.loads(labels)):
+                found[document] = str(known[label])
+    return dict(sorted(found.items()))
 
 
 def read_rows(corpus: Path, documents: Collection[int]) -> dict[int, Row]:

@@ -18,7 +18,13 @@ from saeflow.progress import say
 from saeflow.retrieval.precision import known_truth
 from saeflow.retrieval.reading import RetrievalError, count_tokens, read_rows
 from saeflow.retrieval.search import check_index, modules_of, open_index, rank_candidates
-from saeflow.retrieval.seeds import EVALUATION_SPLIT, draw_seeds, key_of, keys_of_split
+from saeflow.retrieval.seeds import (
+    EVALUATION_SPLIT,
+    count_values,
+    draw_seeds,
+    key_of,
+    keys_of_split,
+)
 from saeflow.retrieval.settings import Selection
 from saeflow.retrieval.write import write_selection
 
@@ -84,6 +90,7 @@ def select_documents(
         "candidates": {"ranked": len(ranking), "read": len(pool.rows)},
         "dropped": dict(pool.dropped),
         "seeds": [{"document": seed.document, "name": seed.name} for seed in seeds],
+        **count_values(settings.seeds, domain, seeds),
     }
     write_selection(
         settings,

@@ -202,6 +202,11 @@ class Seeds(Settings):
     split: Literal["validation", "train"] = "validation"
     """Split of the domain corpus that they are drawn from; never the test split, on which SAEs are
     compared."""
+    by: str | None = Field(None, min_length=1)
+    """Label over whose values the seeds are spread: the next is one of the value that has fewest,
+    so that each value has one where there are as many seeds. A document may have several values,
+    with semicolons between them, and what follows a colon is not part of one (`planted` holds
+    `concept:start:end` of each sentence). Null draws from all documents alike."""
     seed: NonNegativeInt = 0
     """Of the draw."""
 
