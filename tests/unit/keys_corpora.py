@@ -85,14 +85,16 @@ def run(settings: Any, world: Path, out: Path) -> Result:
 
 
 def prepare_parents(world: Path) -> None:
-    """Write two corpora to make others of."""
+    """Write corpora to make others of: a small one, a larger one that has it, and another."""
     for name, documents in (("small", 120), ("larger", 150)):
         (world / name).mkdir()
         write_corpus(world / name, documents)
+    biographies = {"source": "biographies", "n": 40, "validation": 0.2, "test": 0.2}
+    make_corpus(TypeAdapter(Corpus).validate_python(biographies), world / "other" / "small", world)
 
 
 def derive(settings: Any, world: Path, out: Path) -> Result:
-    parents = {name: world / name / "small" for name in ("small", "larger")}
+    parents = {name: world / name / "small" for name in ("small", "larger", "other")}
     try:
         make_corpus(settings, out, world, parents)
     except CorpusError as error:
@@ -126,7 +128,7 @@ def stage(settings: dict[str, Any], cases: dict[str, Case]) -> Stage:
 
 def derived(settings: dict[str, Any], cases: dict[str, Case]) -> Stage:
     parse = TypeAdapter(Corpus).validate_python
-    return Stage(parse, {"corpus": "small", **settings}, derive, cases, prepare_parents)
+    return Stage(parse, settings, derive, cases, prepare_parents)
 
 
 FROM_HUB = {"folder": None, "dataset": "owner/name", "revision": REVISIONS[0]}
@@ -198,7 +200,7 @@ STAGES = {
         },
     ),
     "domain": derived(
-        {"source": "domain", "domains": "physics.*"},
+        {"source": "domain", "corpus": "small", "domains": "physics.*"},
         {
             "Domain.corpus": Case("corpus", "larger", "documents"),
             "Domain.domains": Case("domains", "physics.optics", "documents"),
@@ -209,7 +211,7 @@ STAGES = {
         },
     ),
     "planted": derived(
-        {"source": "planted", "frequencies": [0.03], "background": 0.02},
+        {"source": "planted", "corpus": "small", "frequencies": [0.03], "background": 0.02},
         {
             "Planted.corpus": Case("corpus", "larger", "documents"),
             "Planted.frequencies": Case("frequencies", [0.03, 0.02], "documents"),
@@ -220,6 +222,14 @@ STAGES = {
             "Planted.validation_instances": Case("validation_instances", 9, "documents"),
             "Planted.test_instances": Case("test_instances", 9, "documents"),
             "Planted.seed": Case("seed", 1, "documents"),
+        },
+    ),
+    "mixture": derived(
+        {"source": "mixture", "parts": {"small": 0.6, "other": 0.4}},
+        {
+            "Mixture.parts": Case("parts", {"small": 0.4, "other": 0.6}, "documents"),
+            "Mixture.max_train_chars": Case("max_train_chars", 2000, "documents"),
+            "Mixture.seed": Case("seed", 1, "documents"),
         },
     ),
 }

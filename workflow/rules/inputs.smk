@@ -27,13 +27,9 @@ def corpus_input(wildcards):
 
 
 def parent_corpora(wildcards):
-    """The corpus that one is made of, if it is."""
-    settings = CFG.corpora[wildcards.corpus]
-    return [manifest(P.corpus(settings.corpus))] if is_derived(settings) else []
-
-
-def is_derived(settings):
-    return settings.source in ("domain", "planted")
+    """The corpora that one is made of, if it is."""
+    parents = getattr(CFG.corpora[wildcards.corpus], "parents", ())
+    return [manifest(P.corpus(corpus)) for corpus in parents]
 
 
 # Subjects

@@ -34,9 +34,9 @@ Layer = tuple[str, dict[str, Any]]
 
 
 _MAPPINGS_REPLACED = frozenset(
-    {("training", "mixture"), ("core", "splits"), ("activations", "tokens")}
+    {("training", "mixture"), ("core", "splits"), ("activations", "tokens"), ("*", "parts")}
 )
-"""Mappings whose entries belong together, with the section that holds them."""
+"""Mappings whose entries belong together, with the section that holds them (`*`: any)."""
 
 
 class ConfigError(ValueError):
@@ -203,7 +203,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any], section: str = "")
         mergeable = (
             isinstance(old, Mapping)
             and isinstance(value, Mapping)
-            and (section, key) not in _MAPPINGS_REPLACED
+            and not {(section, key), ("*", key)} & _MAPPINGS_REPLACED
             and not _other_kind(old, value)
         )
         merged[key] = merge(dict(old or {}), value, key) if mergeable else value

@@ -17,10 +17,10 @@ from typing import Any
 from saeflow.artifacts import ArtifactError
 from saeflow.autointerp.settings import Local
 from saeflow.config import Config, ConfigError
-from saeflow.corpora.derived_settings import DerivedSettings
 from saeflow.corpora.settings import Files, Hub
 from saeflow.debias.settings import SHIPPED_DECISIONS
 from saeflow.grids import Debiasing, SiteFolders
+from saeflow.lineage import made_of
 from saeflow.retrieval.settings import HuggingFace, Selection
 from saeflow.sae.identity import sae_files
 from saeflow.sae.settings import FolderBase, TrainedBase, TrainedInit
@@ -149,13 +149,7 @@ def used_corpora(config: Config) -> set[str]:
         if name in used:
             continue
         used.add(name)
-        corpus = config.corpora[name]
-        if isinstance(corpus, DerivedSettings):
-            waiting.append(corpus.corpus)
-        if isinstance(corpus, Selection):
-            waiting += [corpus.corpus, corpus.domain]
-            if corpus.tracin is not None:
-                waiting.append(corpus.tracin.sae.corpus)
+        waiting += made_of(config.corpora[name])
     return used
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from saeflow.claims import ClaimSettings
-from saeflow.corpora.derived_settings import DerivedSettings
+from saeflow.corpora.derived_settings import DerivedSettings, Mixture
 from saeflow.debias.names import method_names, subgroup_metrics
 from saeflow.evaluation.settings import CORE_METRICS, CURVE_METRICS
 from saeflow.figures.debias_settings import Circuit, Methods
 from saeflow.figures.settings import BarsAndDensity, Curve, Figure, Ratio, Shown, Sweep, Table
 from saeflow.figures.sweep_settings import Lines, SweepShown
+from saeflow.lineage import cycles
 from saeflow.measures import CONCEPT_METRICS, DEBIAS_METRICS, SWEEP_METRICS
 from saeflow.retrieval.settings import Selection
 from saeflow.sae.settings import TIMING_METRIC, TrainedBase, TrainedInit
@@ -39,6 +40,8 @@ def mistakes(config: Config) -> Iterator[str]:
     for name, corpus in config.corpora.items():
         if isinstance(corpus, Selection) and corpus.tracin is not None:
             yield from _tracin_mistakes(config, f"corpora.{name}.tracin", corpus)
+    for cycle in cycles(config.corpora):
+        yield f"corpora.{cycle[0]}: is made of itself: {' -> '.join(cycle)}"
     for key, value, allowed in _references(config):
         choices = list(allowed)
         if value not in choices:
@@ -156,7 +159,9 @@ def _of_debias(section: Paper, where: str, shown: Circuit | Methods) -> Iterator
 
 def _corpus(config: Config, where: str, corpus: Corpus | Selection) -> Iterator[Reference]:
     if isinstance(corpus, DerivedSettings):
-        yield Reference(f"{where}.corpus", corpus.corpus, config.corpora)
+        key = "parts" if isinstance(corpus, Mixture) else "corpus"
+        for parent in corpus.parents:
+            yield Reference(f"{where}.{key}", parent, config.corpora)
     if isinstance(corpus, Selection):
         own = [name for name, other in config.corpora.items() if not isinstance(other, Selection)]
         yield Reference(f"{where}.corpus", corpus.corpus, own)

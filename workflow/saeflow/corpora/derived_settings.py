@@ -1,4 +1,4 @@
-"""Settings of the corpora that are made of another corpus: its domains, or it with plants."""
+"""Settings of the corpora that are made of others: a domain, one with plants, a mixture."""
 
 from __future__ import annotations
 
@@ -21,11 +21,26 @@ class DerivedSettings(Settings):
     """What derived corpora share: documents that are not changed keep their id and split."""
 
     source: str
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Corpora of `corpora` that this one is made of."""
+        raise NotImplementedError
+
+
+class OfOneCorpus(DerivedSettings):
+    """A corpus that is made of one other."""
+
     corpus: str
     """Corpus of `corpora` that this one is made of."""
 
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """That corpus alone."""
+        return (self.corpus,)
 
-class Domain(DerivedSettings):
+
+class Domain(OfOneCorpus):
     """The documents of another corpus that speak of one subject: `domain`, `name` and `labels` of
     a document must each match one of the globs given for it, case counts, and `exclude_names` must
     not."""
@@ -49,7 +64,7 @@ class Domain(DerivedSettings):
         return self
 
 
-class Planted(DerivedSettings):
+class Planted(OfOneCorpus):
     """Another corpus with sentences about rare concepts planted in it: how rare is then known.
 
     Concepts are what the generated biographies and facts speak of: professions, fields of
@@ -96,3 +111,33 @@ class Planted(DerivedSettings):
                 "concepts_per_frequency or background until they are at most half of it"
             )
         return self
+
+
+class Mixture(DerivedSettings):
+    """Whole documents of several corpora in given shares: general text like what a subject learnt.
+
+    The shares have the meaning of a subject's `training.mixture`, of the text that is trained on,
+    but of its characters in place of its tokens: a corpus has no tokeniser. No document is
+    repeated, so that the corpus that is scarcest for its share bounds the size.
+    """
+
+    source: Literal["mixture"]
+    parts: dict[str, Share] = Field(min_length=2)
+    """Share of the train split's characters by corpus; the shares sum to 1. The held-out splits of
+    a corpus are thinned as its train split is."""
+    max_train_chars: PositiveInt | None = None
+    """Characters of the train split, at most; null is as many as the shares allow."""
+    seed: int = 0
+    """Which documents are drawn of a corpus that is larger than its share."""
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The corpora that are mixed."""
+        return tuple(self.parts)
+
+    @field_validator("parts")
+    @classmethod
+    def _sum_to_one(cls, parts: dict[str, float]) -> dict[str, float]:
+        if abs(sum(parts.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares must sum to 1, they sum to {sum(parts.values()):g}")
+        return parts

@@ -62,9 +62,10 @@ SOURCES = {
     "exercises": "generated",
     "domain": "domain",
     "planted": "planted",
+    "mixture": "mixture",
 }
 """Source -> module of this room, imported when used: with `documents(settings, root, tally)`, or
-for what is derived from another corpus with `rows(settings, parent, tally)`."""
+for what is derived from other corpora with `rows(settings, parents, tally)`."""
 
 
 def read_source(settings: Corpus, root: Path, tally: Tally) -> Iterator[Document]:
@@ -79,18 +80,19 @@ def read_source(settings: Corpus, root: Path, tally: Tally) -> Iterator[Document
 def derive_rows(
     settings: DerivedSettings, parents: Mapping[str, Path], tally: Tally
 ) -> Iterator[Row]:
-    """Yield the rows that `settings` makes of another corpus, whose folder is in `parents`.
+    """Yield the rows that `settings` makes of other corpora, whose folders are in `parents`.
 
-    Raises ValueError where the folder is not given and ArtifactError where it is unfinished.
+    Raises ValueError where a folder is not given and ArtifactError where one is unfinished.
     """
-    if settings.corpus not in parents:
-        raise ValueError(
-            f"source {settings.source!r} is made of the corpus {settings.corpus!r}, whose folder "
-            f"is not given; there are: {', '.join(parents) or 'none'}"
-        )
-    parent = parents[settings.corpus]
-    tally.inputs[settings.corpus] = parent
-    yield from import_module(_module(settings)).rows(settings, parent, tally)
+    for name in settings.parents:
+        if name not in parents:
+            raise ValueError(
+                f"source {settings.source!r} is made of the corpus {name!r}, whose folder is not "
+                f"given; there are: {', '.join(parents) or 'none'}"
+            )
+        tally.inputs[name] = parents[name]
+    folders = {name: parents[name] for name in settings.parents}
+    yield from import_module(_module(settings)).rows(settings, folders, tally)
 
 
 def _module(settings: Corpus | DerivedSettings) -> str:
@@ -105,7 +107,7 @@ def make_corpus(
     Documents are cleaned (`text.clean`); the short and the duplicate are dropped, the first of a
     group of duplicates in the order of the source being kept; the rest is ordered by a hash of
     the text, cut to the budget and split by a hash of the group, so that documents that are added
-    later move no other one to another split. A corpus that is derived from another one (its folder
+    later move no other one to another split. A corpus that is derived from others (their folders
     in `parents`, by name) takes over ids, order and splits instead. Memory: the hashes of all
     documents and 1/64 of the text, or 256 MB if that is more. Raises CorpusError for a source that
     cannot be read or leaves no document.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -20,12 +20,13 @@ from saeflow.corpora.spool import Row
 _READ_ROWS = 2000
 
 
-def rows(settings: Domain, parent: Path, tally: Tally) -> Iterator[Row]:
-    """Yield the rows of the corpus in folder `parent` that match `settings`, in its order.
+def rows(settings: Domain, parents: Mapping[str, Path], tally: Tally) -> Iterator[Row]:
+    """Yield the rows of the corpus, its folder in `parents`, that match `settings`, in its order.
 
     Raises CorpusError where fewer than `min_documents` match, and for a glob of `domains` that
     matches nothing, with the nearest domains that there are; ArtifactError for a damaged corpus.
     """
+    parent = parents[settings.corpus]
     manifest = read_manifest(parent, kind="corpus")
     _check_domains(settings, sorted(manifest["stats"]["domains"]))
     matches = _Matcher(settings)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -48,13 +48,14 @@ class Span(NamedTuple):
     end: int
 
 
-def rows(settings: Planted, parent: Path, tally: Tally) -> Iterator[Row]:
-    """Yield the rows of the corpus in folder `parent`, some with sentences planted in them.
+def rows(settings: Planted, parents: Mapping[str, Path], tally: Tally) -> Iterator[Row]:
+    """Yield the rows of the corpus, its folder in `parents`, some with sentences planted in them.
 
     The manifest's stats get `concepts`: of each its kind, its frequency as asked for and as
     achieved (share of the train split's characters), and its sentences by split. Raises
     CorpusError for more concepts than there are and for a parent without one of the splits.
     """
+    parent = parents[settings.corpus]
     splits = read_manifest(parent, kind="corpus")["stats"]["splits"]
     for split in ("train", *HELD_OUT):
         if not splits.get(split, {}).get("documents"):

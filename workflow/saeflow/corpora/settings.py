@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from saeflow.corpora.derived_settings import Domain, Planted
+from saeflow.corpora.derived_settings import Domain, Mixture, Planted
 from saeflow.corpora.generated_settings import BiographiesSource, ExercisesSource, FactsSource
 from saeflow.settings import Settings
 
@@ -224,7 +224,7 @@ class Exercises(ExercisesSource, Generated):
 
 
 Corpus = Annotated[
-    InstalledDocs | Files | Hub | Biographies | Facts | Exercises | Domain | Planted,
+    InstalledDocs | Files | Hub | Biographies | Facts | Exercises | Domain | Planted | Mixture,
     Field(discriminator="source"),
 ]
 """The settings of any corpus; `source` says of which kind."""
