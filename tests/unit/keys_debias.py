@@ -119,7 +119,9 @@ STAGES = {
             "DebiasSettings.batch_tokens": Case("batch_tokens", 20, "largest pass"),
             "DebiasSettings.person": Case("person", {"ssae": "person.json"}, "latents"),
             "DebiasSettings.top_tokens": Case("top_tokens", 2, "latents"),
-            "Classes.label": Case("professions.label", "job", "rows", CLASSES),
+            "Classes.label": Case(
+                "professions.label", "job", "rows", {**CLASSES, "probe.epochs": 20}
+            ),
             "Classes.values": Case("genders.values", SWAPPED, "latents", CLASSES),
             "Sizes.ambiguous_train": Case("sizes.ambiguous_train", 6, "rows"),
             "Sizes.balanced_train": Case("sizes.balanced_train", 2, "rows"),
@@ -143,7 +145,10 @@ STAGES = {
             "Circuit.examples": Case("circuit.examples", 4, "edges"),
             "ConceptBottleneck.keywords": Case("cbp.keywords", ["ward", "lecture"], "rows"),
             "ConceptBottleneck.normalise": Case(
-                "cbp.normalise", "concepts", "rows", {"probe.learning_rate": 0.005}
+                "cbp.normalise",
+                "concepts",
+                "rows",
+                {"probe.learning_rate": 0.005, "probe.epochs": 6},
             ),
             "Skyline.count": Case("skyline.count", 9, "rows"),
             "Skyline.steps": Case("skyline.steps", 10, "rows", {"skyline.count": 9}),

@@ -149,6 +149,10 @@ def test_values_of_neither_class_are_left_out_and_counted(subject: Subject, tmp_
     assert sets.other == {"gender": {"Female": 2}, "profession": {"pastor": 1, "surgeon": 2}}
     assert sets.dropped == 0
     assert len(sets.balanced.tokens) == 8
+    wrong = {"label": "profession", "values": {"professor": "professor", "nurse": "nursing"}}
+    message = r"has 0 of female_nurse.*the profession nurse, pastor, surgeon.*mend the values"
+    with pytest.raises(BiographyError, match=message):
+        read(subject, tmp_path / "corpus", professions=wrong)
 
 
 @pytest.mark.parametrize("split", ["train", "test", "validation"])

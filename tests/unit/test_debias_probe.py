@@ -11,7 +11,7 @@ from debias_planted import D_IN, HE, PROBE_SITE, SHE, WARD, planted_settings, pl
 
 from saeflow.debias.biographies import Examples
 from saeflow.debias.cbp import concept_vectors, similarities
-from saeflow.debias.probe import fit_probe
+from saeflow.debias.probe import ProbeError, check_learnt, fit_probe
 from saeflow.debias.scoring import Share, score
 from saeflow.debias.settings import Probe as ProbeSettings
 
@@ -54,6 +54,25 @@ def test_a_seed_decides_the_probe() -> None:
 def test_one_class_is_refused() -> None:
     with pytest.raises(ValueError, match="both classes"):
         fit_probe(ProbeSettings(), torch.zeros(3, 2), torch.ones(3, dtype=torch.long), 0)
+
+
+def test_a_probe_that_learns_nothing_is_refused_with_what_to_do() -> None:
+    x_nd, label_n = separable()
+    lame = ProbeSettings(learning_rate=1e-9, epochs=3, batch_size=50)
+    noise_n = torch.arange(200) % 2
+    for settings, labels in ((lame, label_n), (ProbeSettings(), noise_n)):
+        probe = fit_probe(settings, 1e-3 * x_nd, labels, 0)
+        with pytest.raises(ProbeError, match=r"the oracle is right on .* of the 200 .*steps"):
+            check_learnt(settings, probe, 1e-3 * x_nd, labels, "the oracle")
+    settings = ProbeSettings(learning_rate=0.1, epochs=3, batch_size=50)
+    check_learnt(settings, fit_probe(settings, x_nd, label_n, 0), x_nd, label_n, "the oracle")
+
+
+def test_activations_that_are_not_finite_are_refused() -> None:
+    x_nd, label_n = separable()
+    x_nd[3, 1], x_nd[3, 2], x_nd[5, 0] = torch.inf, torch.nan, torch.nan
+    with pytest.raises(ProbeError, match="2 of 200 pooled activations are not finite"):
+        fit_probe(ProbeSettings(), x_nd, label_n, 0)
 
 
 def test_concepts_are_states_less_their_mean(tmp_path: Path) -> None:

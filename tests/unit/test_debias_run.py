@@ -24,6 +24,7 @@ from debias_planted import (
 
 from saeflow.artifacts import ArtifactError, read_manifest
 from saeflow.debias.names import method_names, subgroup_metrics
+from saeflow.debias.probe import ProbeError
 from saeflow.debias.run import run_debias
 from saeflow.debias.trimming import TrimmingError
 from saeflow.evaluation.rows import read_rows
@@ -37,6 +38,10 @@ METHODS = (
 )  # fmt: skip
 BLIND = 5.0
 """A bias that switches every latent off."""
+
+
+LAME = {"epochs": 1, "batch_size": 24, "learning_rate": 1e-12}
+"""A probe that stays as it is drawn."""
 
 
 class World:
@@ -217,6 +222,7 @@ def test_bad_input_is_refused_before_any_work(world: World, tmp_path: Path) -> N
         (TrimmingError, "kind 'tsae'", {"person": {"tsae": "mine.json"}}),
         (TrimmingError, "data_dir", {"person": {"ssae": "mine.json"}}),
         (ValueError, r"skyline\.count 999 exceeds the 24", {"skyline": {"count": 999}}),
+        (ProbeError, r"probe of oracle at gpt_neox\.layers\.1 .* 96 .* 4 steps", {"probe": LAME}),
     ]
     for kind, message, changes in refused:
         with pytest.raises(kind, match=message):

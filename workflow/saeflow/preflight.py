@@ -21,6 +21,7 @@ from saeflow.corpora.settings import Files, Hub
 from saeflow.debias.settings import SHIPPED_DECISIONS
 from saeflow.grids import Debiasing, SiteFolders
 from saeflow.lineage import made_of
+from saeflow.preflight_debias import debias_mistakes
 from saeflow.retrieval.settings import HuggingFace, Selection
 from saeflow.sae.identity import sae_files
 from saeflow.sae.settings import FolderBase, TrainedBase, TrainedInit
@@ -33,6 +34,7 @@ def check_files(config: Config, project: Path) -> None:
         *_corpus_mistakes(config),
         *_subject_mistakes(config, project),
         *_base_mistakes(config),
+        *_debias_mistakes(config, project),
         *_encoder_mistakes(config),
         *_judge_mistakes(config),
     ]
@@ -219,6 +221,19 @@ def _subject_mistakes(config: Config, project: Path) -> Iterator[str]:
                 f"{key}.site: subject {subject!r} has no module {site!r}; its blocks are "
                 f"{', '.join(_blocks(sites))}"
             )
+
+
+def _debias_mistakes(config: Config, project: Path) -> Iterator[str]:
+    for paper in config.papers:
+        if (debias := config.paper(paper).debias) is None:
+            continue
+        try:
+            modules = subject_sites(config, debias.subject, project)
+        except ConfigError:  # reported with the subjects
+            modules = None
+        corpus = config.corpora[debias.corpus]
+        for mistake in debias_mistakes(debias, corpus, modules, config.data_dir):
+            yield f"{paper}.debias.{mistake}"
 
 
 def _encoder_mistakes(config: Config) -> Iterator[str]:

@@ -101,7 +101,8 @@ def read_sets(settings: DebiasSettings, corpus: Path, subject: Subject, seed: in
 
     def take(split: str, subgroups: Sequence[Subgroup], n: int | None, *, equal: bool) -> _Chosen:
         texts = {s: found.texts.get((split, s), []) for s in SUBGROUPS}
-        _check_counts(settings, f"{corpus}: split {split}", texts, subgroups, n if equal else 1)
+        needed = n if equal and n else 1
+        _check_counts(settings, f"{corpus}: split {split}", texts, subgroups, needed, found.other)
         if equal and n is None:
             n = min(len(texts[s]) for s in subgroups)
         return [(s, text) for s in subgroups for text in texts[s][:n]]
@@ -169,15 +170,22 @@ def _check_counts(
     where: str,
     texts: dict[Subgroup, list[str]],
     subgroups: Sequence[Subgroup],
-    needed: int | None,
+    needed: int,
+    other: dict[str, dict[str, int]],
 ) -> None:
     for subgroup in subgroups:
-        if len(texts[subgroup]) < (needed or 1):
+        if len(texts[subgroup]) < needed:
             counts = ", ".join(f"{subgroup_name(settings, s)} {len(texts[s]):,}" for s in SUBGROUPS)
+            unknown = "; ".join(
+                f"its documents also have the {label} {', '.join(list(values)[:10])}"
+                for label, values in other.items()
+                if values
+            )
             raise BiographyError(
                 f"{where} has {len(texts[subgroup]):,} of {subgroup_name(settings, subgroup)}, "
-                f"{needed or 1:,} are needed ({counts}); give the corpus more documents or the "
-                "split a larger share, lower sizes, or mend the values of professions and genders"
+                f"{needed:,} are needed ({'; '.join(filter(None, (counts, unknown)))}); give the "
+                "corpus more documents or the split a larger share, lower sizes, or mend the "
+                "values of professions and genders"
             )
 
 

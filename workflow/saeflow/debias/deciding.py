@@ -12,10 +12,14 @@ from saeflow.debias.gender import judge_gender
 from saeflow.debias.methods import Experiment
 from saeflow.debias.settings import DebiasSettings
 from saeflow.debias.shift import Decide, Sliced
-from saeflow.debias.trimming import Decisions, TrimmingError, decide_by_person, read_decisions
+from saeflow.debias.trimming import (
+    Decisions,
+    TrimmingError,
+    decide_by_person,
+    decisions_path,
+    read_decisions,
+)
 from saeflow.sae.model import SAE
-
-_SHIPPED = Path(__file__).parent / "data"
 
 
 def read_people(
@@ -30,12 +34,8 @@ def read_people(
     for kind, file in settings.person.items():
         if kind not in saes:
             raise TrimmingError(f"person names SAEs of kind {kind!r}; there are {', '.join(saes)}")
-        shipped = _SHIPPED / f"{file}.json"
-        if not shipped.is_file() and root is None:
-            raise TrimmingError(f"person: {file} is a file below data_dir, which is not set")
-        path = shipped if root is None or shipped.is_file() else root / file
         widths = {site: saes[kind][module].d_sae for site, module in settings.sites.items()}
-        people[kind] = read_decisions(path, widths)
+        people[kind] = read_decisions(decisions_path(file, root), widths)
     return people
 
 

@@ -25,7 +25,7 @@ from saeflow.debias.patched import (
     with_means,
     without_latents,
 )
-from saeflow.debias.probe import Probe, fit_probe
+from saeflow.debias.probe import Probe, check_learnt, fit_probe
 from saeflow.debias.scoring import Share, score
 from saeflow.debias.settings import DebiasSettings
 from saeflow.sae.model import SAE
@@ -72,6 +72,13 @@ class Experiment:
     def fit(self, x_nd: Tensor, examples: Examples) -> Probe:
         """Return the probe of professions that this seed trains on these."""
         return fit_probe(self.settings.probe, x_nd, examples.profession_n, self.seed)
+
+    def fit_to_learn(self, method: str, x_nd: Tensor, examples: Examples) -> Probe:
+        """Return the probe as `fit` does; raises ProbeError if it has learnt nothing."""
+        probe = self.fit(x_nd, examples)
+        what = f"the probe of {method} at {self.settings.probe_site} of {self.subject.name}"
+        check_learnt(self.settings.probe, probe, x_nd, examples.profession_n, what)
+        return probe
 
     def outcome(
         self, method: str, predicted_n: Tensor, sae: str = NO_SAE, d_sae: int = 0, **counts: int
@@ -135,13 +142,16 @@ def count(units: Units) -> int:
 
 
 def train_and_test(experiment: Experiment) -> tuple[Probe, list[Outcome]]:
-    """Return the biased probe, and the rows without ablation: original, oracle and bottleneck."""
+    """Return the biased probe, and the rows without ablation: original, oracle and bottleneck.
+
+    Raises ProbeError where the biased probe or the oracle learns nothing.
+    """
     sets, settings = experiment.sets, experiment.settings
     ambiguous_nd = experiment.read(sets.ambiguous, "ambiguous set")
     balanced_nd = experiment.read(sets.balanced, "balanced set")
+    probe = experiment.fit_to_learn(ORIGINAL, ambiguous_nd, sets.ambiguous)
+    oracle = experiment.fit_to_learn(ORACLE, balanced_nd, sets.balanced)
     test_nd = experiment.read(sets.test, "test set")
-    probe = experiment.fit(ambiguous_nd, sets.ambiguous)
-    oracle = experiment.fit(balanced_nd, sets.balanced)
     concepts_kd = concept_vectors(experiment.subject, settings.cbp.keywords, settings.probe_site)
     seen = [similarities(x, concepts_kd, settings.cbp.normalise) for x in (ambiguous_nd, test_nd)]
     bottleneck = experiment.fit(seen[0], sets.ambiguous)

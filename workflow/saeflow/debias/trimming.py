@@ -15,10 +15,14 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SHIPPED = Path(__file__).parent / "data"
 
 NAMED, NOT_NAMED = "person", "person: not named"
 
@@ -32,6 +36,19 @@ class Decisions(NamedTuple):
 
     ablated: dict[str, list[int]]
     kept: dict[str, list[int]]
+
+
+def decisions_path(file: str, root: Path | None) -> Path:
+    """Return where a file of decisions is: one that is shipped, by its name, or below `root`.
+
+    Raises TrimmingError for a file that is not shipped and has no root.
+    """
+    shipped = _SHIPPED / f"{file}.json"
+    if shipped.is_file():
+        return shipped
+    if root is None:
+        raise TrimmingError(f"{file} is a file below data_dir, which is not set")
+    return root / file
 
 
 def read_decisions(path: Path, widths: Mapping[str, int]) -> Decisions:
