@@ -131,6 +131,8 @@ class Handler(BaseHTTPRequestHandler):
         content = json.dumps(
             {"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage}
         )
+        if fault == "key":
+            content = json.dumps({"error": f"no: {self.headers['Authorization']}"})
         if fault == "deep":
             content = '{"choices": ' + "[" * 100_000 + "]" * 100_000 + "}"
         if fault == "large":

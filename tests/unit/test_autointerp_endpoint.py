@@ -170,6 +170,15 @@ def test_what_is_no_key_is_refused_and_not_shown(
     assert key.strip() not in str(refused.value)
 
 
+def test_a_key_that_an_odd_answer_repeats_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "secret-1")
+    with serving(faults=["key"], forever=True) as served:
+        model = EndpointModel(endpoint(served, api_key_env="JUDGE_KEY", retries=0))
+        with pytest.raises(JudgeError, match=r"no chat completion: .*Bearer \*\*\*") as failed:
+            model.complete("Hello")
+    assert "secret-1" not in str(failed.value)
+
+
 def test_odd_counts_of_tokens_are_none() -> None:
     with serving(faults=["odd counts"]) as served:
         answer = EndpointModel(endpoint(served)).complete("Rate it.")

@@ -187,6 +187,8 @@ def test_mistakes_are_refused(world: Path, tmp_path: Path) -> None:
         ({"judge": {"kind": "lexical", "max_ngram": 4}}, "less than or equal to 3"),
         ({"judge": {"kind": "endpoint", "model": "m"}}, "url"),
         ({"judge": {"kind": "endpoint", "model": "m", "url": "ftp://x"}}, "pattern"),
+        ({"judge": {"kind": "endpoint", "model": "m", "url": "http://süd.example/v1"}}, "pattern"),
+        ({"judge": {"kind": "endpoint", "model": "m", "url": "http://x/v1?a=b"}}, "pattern"),
         (
             {"judge": {"kind": "endpoint", "model": "m", "url": "http://x", "api_key_env": "a-b"}},
             "pattern",

@@ -126,9 +126,13 @@ class EndpointModel:
 
     def _shown(self, error: urllib.error.HTTPError) -> str:
         try:
-            text = error.read(4 * _SHOWN).decode(errors="replace")
+            return self._masked(error.read(4 * _SHOWN))
         except (OSError, http.client.HTTPException):
             return "(its message broke off)"
+
+    def _masked(self, content: bytes) -> str:
+        """Return the beginning of what a server sent, without the key that it may repeat."""
+        text = content[: 4 * _SHOWN].decode(errors="replace")
         return (text.replace(self.key, "***") if self.key else text)[:_SHOWN]
 
     def _read(self, content: bytes) -> Answer:
@@ -147,7 +151,7 @@ class EndpointModel:
             text.encode()
             usage = dict(found.get("usage") or {})
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            message = f"{self.url} answered with no chat completion: {content[:_SHOWN]!r}"
+            message = f"{self.url} answered with no chat completion: {self._masked(content)!r}"
             raise _Failed("nonsense", message, passing=True) from error
         return Answer(text, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
 

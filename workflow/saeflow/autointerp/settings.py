@@ -30,8 +30,8 @@ class Endpoint(Settings):
     """A language model behind an OpenAI-compatible chat-completions endpoint."""
 
     kind: Literal["endpoint"]
-    url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")]
-    """Base address, to which `/chat/completions` is added."""
+    url: Annotated[str, Field(pattern=r"^https?://[!-\"$->@-~]+$")]
+    """Base address, to which `/chat/completions` is added: ASCII, without `?` and `#`."""
     model: Annotated[str, Field(min_length=1)]
     """Name of the model, as the endpoint knows it."""
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
