@@ -16,9 +16,10 @@ class ConceptRecallSettings(Settings):
     whose places and frequencies are known it can be counted. All of this is a choice of ours.
     """
 
-    bar: float = Field(default=0.9, gt=0.5, lt=1)
-    """AUROC on test text from which on a concept counts as detected: at 0.9 one sentence of
-    another concept in ten outranks it, so that the latent is about this concept."""
+    bar: float = Field(default=0.85, gt=0.5, lt=1)
+    """AUROC on test text from which on a concept counts as detected. At desk scale this is half way
+    between the best single axis of the site (0.71) and a linear probe on the mean activation of a
+    sentence (0.96): what the subject knows of the concepts, and needs no latent to tell."""
     unplanted: float = Field(default=0.25, ge=0)
     """Stretches of unplanted windows among the negatives, for each planted sentence. They are the
     easy ones; the sentences of other concepts, in the same frames, are the hard ones."""
