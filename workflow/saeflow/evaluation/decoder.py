@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import torch
 
-_CHUNK_ENTRIES = 2**23
+CHUNK_ENTRIES = 2**23
+"""Cosines that are computed at a time: 32 MiB of float32."""
 _SMALLEST_NORM = 1e-12
+
+
+def unit_rows(w_dec_fd: torch.Tensor) -> torch.Tensor:
+    """Return decoder vectors (d_sae, d_in) in float32 with unit norm; a row of zeros stays one."""
+    unit_fd = w_dec_fd.detach().float()
+    return unit_fd / unit_fd.norm(dim=1, keepdim=True).clamp_min(_SMALLEST_NORM)
 
 
 def max_decoder_cosine(w_dec_fd: torch.Tensor) -> torch.Tensor:
@@ -18,9 +25,8 @@ def max_decoder_cosine(w_dec_fd: torch.Tensor) -> torch.Tensor:
     d_sae = w_dec_fd.shape[0]
     if d_sae < 2:
         raise ValueError(f"the decoder has {d_sae} latent: there is no other one to compare with")
-    unit_fd = w_dec_fd.float()
-    unit_fd = unit_fd / unit_fd.norm(dim=1, keepdim=True).clamp_min(_SMALLEST_NORM)
-    rows = max(1, _CHUNK_ENTRIES // d_sae)
+    unit_fd = unit_rows(w_dec_fd)
+    rows = max(1, CHUNK_ENTRIES // d_sae)
     nearest = []
     for start in range(0, d_sae, rows):
         cosines_bf = unit_fd[start : start + rows] @ unit_fd.T
