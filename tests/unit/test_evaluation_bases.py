@@ -47,6 +47,79 @@ def test_the_workflow_finds_a_base_in_a_folder_for_every_seed(tmp_path: Path) ->
     assert rules.point_base_inputs(point()) == [f"{folder}/cfg.json", f"{folder}/{WEIGHTS}"]
 
 
+def with_residual_series(base: dict[str, Any] | None = None) -> Config:
+    """The smoke scale, where a series of the sweep of general text is residual SAEs."""
+    tree = smoke() | {"seeds": [3, 7]}
+    tree["ssae"]["sweeps"]["gsae"]["series"]["term"]["variant"] = "residual"
+    if base is not None:
+        tree["variants"]["residual"]["error_of"] = base
+    return Config.model_validate(tree)
+
+
+def series(name: str) -> Wildcards:
+    return Wildcards(fromdict={"paper": "ssae", "sweep": "gsae", "series": name, "tested": "docs"})
+
+
+def test_measures_of_a_series_find_its_bases() -> None:
+    config = with_residual_series()
+    rules, place = lookups(config), "saes/tiny/gpt_neox.layers.1/docs/topk/d64-l0_4"
+    folders = {seed: f"{config.root}/{place}/seed{seed}" for seed in (3, 7)}
+    manifests = [f"{folder}/manifest.json" for folder in folders.values()]
+    assert rules.reference_bases(series("term")) == folders
+    assert rules.reference_base_inputs(series("term")) == manifests
+    assert [sae["base"] for sae in rules.series_params(series("term"))] == list(folders.values())
+    assert rules.series_base_inputs(series("term")) == manifests
+    assert rules.reference_bases(series("erm")) == {}
+    assert rules.reference_base_inputs(series("erm")) == []
+    assert rules.map_bases(series("term")) == {"term": folders[3]}
+    assert rules.map_base_inputs(series("term")) == manifests[:1]
+
+
+def test_importers_count_as_code_of_a_series() -> None:
+    rules = lookups(with_residual_series({"source": "folder", "path": "published"}))
+    rules.series_core_code.__globals__["fingerprint"] = lambda *modules: modules
+    foreign = "saeflow.sae.foreign"
+    assert rules.series_core_code(series("term")) == ("saeflow.evaluation.core", foreign)
+    assert rules.series_core_code(series("erm")) == ("saeflow.evaluation.core",)
+    measures = "saeflow.evaluation.token_measures"
+    assert rules.series_tokens_code(series("term")) == (measures, foreign)
+    assert rules.series_tokens_code(series("erm")) == (measures,)
+
+
+@pytest.mark.parametrize(
+    ("script", "function"),
+    [
+        ("measure_tokens", "saeflow.evaluation.token_measures.measure_tokens"),
+        ("explain_latents", "saeflow.autointerp.score.explain_latents"),
+        ("recall_concepts", "saeflow.evaluation.concept_recall.measure_concept_recall"),
+        ("map_series", "saeflow.evaluation.maps.map_series"),
+    ],
+)
+def test_a_job_of_a_series_gives_its_bases(
+    script: str, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("saeflow.job.job", lambda *_: nullcontext())
+    monkeypatch.setattr(function, lambda _, saes, **others: given.update(others, saes=saes))
+    key = "term" if script == "map_series" else 7
+    names = ("subject", "tokens", "activations", "exclusion", "corpus")
+    where = lookups(with_residual_series()).series_point(series("term"))
+    snakemake = SimpleNamespace(
+        log=["log"],
+        threads=1,
+        params=SimpleNamespace(
+            settings={}, saes={key: "sae"}, bases={key: "base"}, split="test", point=where,
+            activations={key: "cache"}, seed=3, data_dir=".",
+        ),
+        input=SimpleNamespace(**{name: f"{name}/m" for name in names}),
+        output=["out/m"],
+        resources=SimpleNamespace(gpu=0),
+    )  # fmt: skip
+    path = ROOT / "workflow" / "scripts" / f"{script}.py"
+    runpy.run_path(str(path), {"snakemake": snakemake})
+    assert (given["saes"], given["bases"]) == ({key: Path("sae")}, {key: Path("base")})
+
+
 def test_importers_count_as_code_where_the_base_may_need_one() -> None:
     tree = smoke()
     tree["variants"]["published"] = {

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import autointerp_planted
+import concept_recall_world
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
 from test_evaluation_core import (
     D_IN,
+    SITE,
     World,
     make_world,
     random_sae,
     reference,
     write_sae,
 )
+from test_evaluation_token_measures import write_splits
 from torch import Tensor, nn
 
-from saeflow.artifacts import ArtifactError, read_manifest
+from saeflow.artifacts import MANIFEST, ArtifactError, read_manifest
+from saeflow.autointerp.score import explain_latents
+from saeflow.autointerp.settings import Autointerp
 from saeflow.evaluation import reconstruction
+from saeflow.evaluation.concept_recall import measure_concept_recall
+from saeflow.evaluation.concept_recall_settings import ConceptRecallSettings
+from saeflow.evaluation.maps import map_series
 from saeflow.evaluation.moments import Moments
 from saeflow.evaluation.reconstruction import Reconstruction
-from saeflow.evaluation.settings import CoreSettings
+from saeflow.evaluation.rows import Point, read_rows
+from saeflow.evaluation.settings import CoreSettings, MapSettings, TokenMeasureSettings
+from saeflow.evaluation.token_measures import measure_tokens
 from saeflow.sae.boosted import Boosted
 from saeflow.sae.formats import WEIGHTS, save_sae
+from saeflow.sae.identity import sae_digest
 from saeflow.sae.model import SAE
 
 
@@ -125,6 +140,140 @@ def test_what_the_two_rebuild_together_is_whole_and_latents_are_the_residuals(
     latents = [pq.read_table(world.root / out / "metrics" / "latents.parquet").to_pandas()
                for out in ("whole", "alone")]  # fmt: skip
     assert latents[0][latents[0]["seed"] == 0].equals(latents[1])
+
+
+def as_residual(folder: Path, base: Path, out: Path) -> Path:
+    """Copy an SAE as one that was trained on the error of `base`."""
+    shutil.copytree(folder, out)
+    manifest = json.loads((out / MANIFEST).read_text())
+    manifest["stats"]["base"] = sae_digest(base)
+    (out / MANIFEST).write_text(json.dumps(manifest))
+    return out
+
+
+def test_by_token_the_error_is_that_of_both_and_latents_are_the_residuals(
+    world: World, tmp_path: Path
+) -> None:
+    """The residual SAE writes the dimensions that its base leaves, so that nothing is left."""
+    write_splits(world.root / "tokens", ("test.parquet", "train.parquet"))
+    base = saved(tmp_path / "base", part_of(slice(0, 10)))
+    write_sae(tmp_path / "alone", part_of(slice(10, D_IN)), 0, world.root / "cache")
+    both = as_residual(tmp_path / "alone", base, tmp_path / "both")
+    point = Point("ssae", "subject", SITE, "docs", "docs", "residual", 12, 4)
+
+    def measured(sae: Path, bases: dict[int, Path] | None, out: str) -> Any:
+        measure_tokens(
+            TokenMeasureSettings(batch_tokens=64),
+            {0: sae},
+            subject=world.root / "subject",
+            tokens=world.root / "tokens",
+            activations=world.root / "cache",
+            split="test",
+            point=point,
+            bases=bases,
+            out=tmp_path / out,
+        )
+        names = ("types", "latents")
+        return {name: pd.read_parquet(tmp_path / out / f"{name}.parquet") for name in names}
+
+    alone, added = measured(tmp_path / "alone", None, "one"), measured(both, {0: base}, "other")
+    assert alone["types"]["error_mean"].min() > 0.1
+    assert added["types"]["error_max"].max() < 1e-9
+    of_error = [column for column in alone["types"] if column.startswith("error")]
+    pd.testing.assert_frame_equal(*(t["types"].drop(columns=of_error) for t in (alone, added)))
+    pd.testing.assert_frame_equal(alone["latents"], added["latents"])
+    stats = read_manifest(tmp_path / "other", kind="metrics")["stats"]
+    assert stats["bases"] == {"seed0": str(base)}
+    with pytest.raises(ArtifactError, match="it has a frozen base and none is given"):
+        measured(both, None, "refused")
+
+
+def test_a_map_is_of_the_residuals_decoder(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saeflow.evaluation.maps.lay_out", lambda _, v: v[:, :2].astype(float))
+    base = saved(tmp_path / "base", random_sae(7))
+    write_sae(tmp_path / "alone", random_sae(0), 0, world.root / "cache")
+    both = as_residual(tmp_path / "alone", base, tmp_path / "both")
+
+    def mapped(bases: dict[str, Path] | None) -> None:
+        series = {"alone": tmp_path / "alone", "both": both}
+        map_series(
+            MapSettings(neighbours=5),
+            series,
+            subject=world.root / "subject",
+            tokens=world.root / "tokens",
+            activations=dict.fromkeys(series, world.root / "cache"),
+            exclusion=world.root / "cache",
+            split="test",
+            point=Point("ssae", "subject", SITE, "docs", "docs", "map", 40, 4),
+            seed=0,
+            bases=bases,
+            out=tmp_path / "map",
+        )
+
+    mapped({"both": base})
+    spread = read_rows([tmp_path / "map" / "spread.parquet"]).set_index("variant")["value"]
+    assert spread["both"] == spread["alone"]
+    assert read_manifest(tmp_path / "map", kind="metrics")["stats"]["bases"] == {"both": str(base)}
+    with pytest.raises(ArtifactError, match="it has a frozen base and none is given"):
+        mapped(None)
+
+
+def test_concepts_are_detected_by_the_residuals_latents(tmp_path: Path) -> None:
+    planted = {
+        split: [("one", "w1"), ("two", "w2 w3")] for split in ("train", "validation", "test")
+    }
+    concept_recall_world.make_world(tmp_path, planted)
+    base = saved(tmp_path / "base", random_sae(7))
+    both = as_residual(tmp_path / "sae", base, tmp_path / "both")
+
+    def measured(sae: Path, bases: dict[int, Path] | None, out: str) -> pd.DataFrame:
+        d_in, site = concept_recall_world.D_IN, concept_recall_world.EMBEDDING
+        measure_concept_recall(
+            ConceptRecallSettings(),
+            {0: sae},
+            subject=tmp_path / "subject",
+            tokens=tmp_path / "tokens",
+            corpus=tmp_path / "corpus",
+            activations=tmp_path / "cache",
+            point=Point("ssae", "subject", site, "planted", "all", "residual", d_in, 4),
+            bases=bases,
+            out=tmp_path / out,
+        )
+        return read_rows([tmp_path / out / "concept_recall.parquet"])
+
+    alone, added = measured(tmp_path / "sae", None, "one"), measured(both, {0: base}, "other")
+    pd.testing.assert_frame_equal(alone, added)
+    assert read_manifest(tmp_path / "other", kind="metrics")["stats"]["bases"]
+    with pytest.raises(ArtifactError, match="it has a frozen base and none is given"):
+        measured(both, None, "refused")
+
+
+def test_the_residuals_latents_are_explained(tmp_path: Path) -> None:
+    autointerp_planted.make_world(tmp_path)
+    base = saved(tmp_path / "base", random_sae(7))
+    both = as_residual(tmp_path / "seed0", base, tmp_path / "both")
+
+    def explained(sae: Path, bases: dict[int, Path] | None, out: str) -> pd.DataFrame:
+        explain_latents(
+            Autointerp(tokens=10_000, example_tokens=10, min_activations=3),
+            {0: sae},
+            subject=tmp_path / "subject",
+            tokens=tmp_path / "tokens",
+            split="test",
+            activations=tmp_path / "cache",
+            point=autointerp_planted.POINT,
+            bases=bases,
+            out=tmp_path / out,
+        )
+        return pd.read_parquet(tmp_path / out / "scores.parquet")
+
+    alone, added = explained(tmp_path / "seed0", None, "one"), explained(both, {0: base}, "other")
+    pd.testing.assert_frame_equal(alone, added)
+    assert read_manifest(tmp_path / "other", kind="metrics")["stats"]["bases"]
+    with pytest.raises(ArtifactError, match="it has a frozen base and none is given"):
+        explained(both, None, "refused")
 
 
 @pytest.mark.parametrize(

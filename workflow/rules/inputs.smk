@@ -283,11 +283,14 @@ def point_bases(wildcards):
 
 
 def core_code(wildcards):
-    """The code of the evaluation, with the importers where one may read the frozen SAE."""
-    base = CFG.variants[wildcards.variant].error_of
+    return fingerprint("saeflow.evaluation.core", *importers(wildcards.variant))
+
+
+def importers(variant):
+    """The code besides that may read the frozen SAE of a residual one, if it lies in a folder."""
+    base = CFG.variants[variant].error_of
     foreign = base is not None and base.source == "folder"
-    importers = ["saeflow.sae.foreign"] if foreign else []
-    return fingerprint("saeflow.evaluation.core", *importers)
+    return ["saeflow.sae.foreign"] if foreign else []
 
 
 def point_paper(wildcards):

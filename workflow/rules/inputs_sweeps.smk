@@ -41,9 +41,12 @@ def series_inputs(wildcards):
 
 
 def series_base_inputs(wildcards):
+    return bases_behind(series_saes(wildcards))
+
+
+def bases_behind(saes):
     """The files of the frozen SAEs of residual ones; none for others."""
-    files = [path for sae in series_saes(wildcards) for path in base_inputs(sae)]
-    return list(dict.fromkeys(files))
+    return list(dict.fromkeys(path for sae in saes for path in base_inputs(sae)))
 
 
 def series_params(wildcards):
@@ -64,6 +67,30 @@ def reference_inputs(wildcards):
 
 def reference_params(wildcards):
     return {sae.seed: sae.folder for sae in reference_saes(wildcards)}
+
+
+def reference_base_inputs(wildcards):
+    return bases_behind(reference_saes(wildcards))
+
+
+def reference_bases(wildcards):
+    """Where the frozen SAEs of residual ones are, by seed."""
+    found = {sae.seed: base_path(sae) for sae in reference_saes(wildcards)}
+    return {seed: path for seed, path in found.items() if path is not None}
+
+
+def series_core_code(wildcards):
+    return fingerprint("saeflow.evaluation.core", *series_importers(wildcards))
+
+
+def series_tokens_code(wildcards):
+    return fingerprint(
+        "saeflow.evaluation.token_measures", *series_importers(wildcards)
+    )
+
+
+def series_importers(wildcards):
+    return importers(sweep_of(wildcards).series[wildcards.series].variant)
 
 
 def series_point(wildcards):
@@ -117,19 +144,35 @@ def counts_folders(wildcards):
     return compared(wildcards, "tokens")
 
 
-def map_saes(wildcards):
+def mapped(wildcards):
     """The first seed's SAE of every series of a sweep, at the reference L0."""
     sweep = sweep_of(wildcards)
     return {
-        series: P.sae(point.path, CFG.seeds[0])
+        series: SimpleNamespace(
+            **plain(point), seed=CFG.seeds[0], folder=P.sae(point.path, CFG.seeds[0])
+        )
         for series in sweep.series
         for point in sweep.points(series)
         if point.l0 == sweep.reference_l0
     }
 
 
+def map_saes(wildcards):
+    return {series: sae.folder for series, sae in mapped(wildcards).items()}
+
+
 def map_inputs(wildcards):
     return [manifest(folder) for folder in map_saes(wildcards).values()]
+
+
+def map_base_inputs(wildcards):
+    return bases_behind(mapped(wildcards).values())
+
+
+def map_bases(wildcards):
+    """Where the frozen SAEs of residual ones are, by series."""
+    found = {series: base_path(sae) for series, sae in mapped(wildcards).items()}
+    return {series: path for series, path in found.items() if path is not None}
 
 
 def map_activations(wildcards):

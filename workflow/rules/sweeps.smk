@@ -27,7 +27,7 @@ rule evaluate_series:
         saes=series_params,
         split=tested_split,
         point=series_point,
-        code=fingerprint("saeflow.evaluation.core"),
+        code=series_core_code,
     script:
         "../scripts/evaluate_series.py"
 
@@ -59,6 +59,7 @@ rule relate_series:
 rule measure_tokens:
     input:
         saes=reference_inputs,
+        bases=reference_base_inputs,
         subject=sweep_subject,
         tokens=tested_tokens,
         activations=series_activations,
@@ -79,9 +80,10 @@ rule measure_tokens:
     params:
         settings=plain(CFG.evaluation.tokens),
         saes=reference_params,
+        bases=reference_bases,
         split=tested_split,
         point=series_point,
-        code=fingerprint("saeflow.evaluation.token_measures"),
+        code=series_tokens_code,
     script:
         "../scripts/measure_tokens.py"
 
@@ -113,6 +115,7 @@ rule compare_counts:
 rule map_series:
     input:
         saes=map_inputs,
+        bases=map_base_inputs,
         subject=sweep_subject,
         tokens=tested_tokens,
         activations=map_caches,
@@ -133,6 +136,7 @@ rule map_series:
     params:
         settings=plain(CFG.evaluation.map),
         saes=map_saes,
+        bases=map_bases,
         activations=map_activations,
         seed=CFG.seeds[0],
         split=tested_split,
@@ -145,6 +149,7 @@ rule map_series:
 rule explain_latents:
     input:
         saes=reference_inputs,
+        bases=reference_base_inputs,
         subject=sweep_subject,
         tokens=tested_tokens,
         activations=series_activations,
@@ -167,6 +172,7 @@ rule explain_latents:
         settings=plain(CFG.autointerp),
         data_dir=judge_root(),
         saes=reference_params,
+        bases=reference_bases,
         split=tested_split,
         point=series_point,
         code=judge_code(CFG.autointerp.judge.kind),
@@ -177,6 +183,7 @@ rule explain_latents:
 rule recall_concepts:
     input:
         saes=reference_inputs,
+        bases=reference_base_inputs,
         subject=sweep_subject,
         tokens=tested_tokens,
         corpus=tested_corpus,
@@ -198,6 +205,7 @@ rule recall_concepts:
     params:
         settings=plain(CFG.evaluation.concepts),
         saes=reference_params,
+        bases=reference_bases,
         point=series_point,
         code=fingerprint("saeflow.evaluation.concept_recall"),
     script:

@@ -17,6 +17,7 @@ with job(snakemake.log[0], snakemake.threads):
         },
         exclusion=Path(snakemake.input.exclusion).parent,
         split=snakemake.params.split,
+        bases={series: Path(path) for series, path in snakemake.params.bases.items()},
         point=Point(**snakemake.params.point),
         seed=snakemake.params.seed,
         out=Path(snakemake.output[0]).parent,

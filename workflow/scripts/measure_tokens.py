@@ -15,6 +15,7 @@ with job(snakemake.log[0], snakemake.threads):
         activations=Path(snakemake.input.activations).parent,
         exclusion=Path(snakemake.input.exclusion).parent,
         split=snakemake.params.split,
+        bases={seed: Path(path) for seed, path in snakemake.params.bases.items()},
         point=Point(**snakemake.params.point),
         out=Path(snakemake.output[0]).parent,
         device="cuda" if snakemake.resources.gpu else "cpu",

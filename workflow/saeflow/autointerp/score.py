@@ -17,7 +17,7 @@ from saeflow.autointerp.kinds import judge_code, make_judge
 from saeflow.autointerp.settings import Autointerp
 from saeflow.autointerp.tables import definition, summary, write_scores
 from saeflow.autointerp.verdicts import verdicts
-from saeflow.evaluation.origin import Member, check_members
+from saeflow.evaluation.origin import bases_of, check_members, of_one_point
 from saeflow.evaluation.rows import Point, write_rows
 from saeflow.progress import say
 
@@ -35,6 +35,7 @@ def explain_latents(
     point: Point,
     out: Path,
     exclusion: Path | None = None,
+    bases: Mapping[int, Path] | None = None,
     root: Path = Path(),
     device: str = "cpu",
 ) -> None:
@@ -42,15 +43,16 @@ def explain_latents(
 
     `tokens` is of the point's `corpus`; `activations` is the cache that the SAEs were trained on,
     of its `selection`; `exclusion` is the cache whose rule says which tokens count, null takes
-    `activations`; `root` is what the path of a local judge is relative to. Writes into the folder
-    `out`: `scores.parquet` (one row a latent), `explained.parquet` (tidy rows), `answers.parquet`
-    where a language model judges, and the manifest. A latent that a judge fails on is a row with
-    the reason as `status` and without what it failed on. Raises ArtifactError for damaged inputs
-    and an SAE of another point, JudgeRefused for a judge that will answer nothing, and ValueError
-    where no latent is active often enough.
+    `activations`; `bases` are the frozen SAEs of residual ones by seed, of which the own latents
+    alone are explained; `root` is what the path of a local judge is relative to. Writes into the
+    folder `out`: `scores.parquet` (one row a latent), `explained.parquet` (tidy rows),
+    `answers.parquet` where a language model judges, and the manifest. A latent that a judge fails
+    on is a row with the reason as `status` and without what it failed on. Raises ArtifactError for
+    damaged inputs and an SAE of another point, JudgeRefused for a judge that will answer nothing,
+    and ValueError where no latent is active often enough.
     """
     clock, out = Clock(), begin(out)
-    members = [Member(point.l0_target, seed, folder) for seed, folder in saes.items()]
+    members = of_one_point(point, saes, bases)
     check_members(members, point, activations)
     rule = exclusion or activations
     judge = make_judge(settings, out, root=root, device=device)
@@ -91,6 +93,7 @@ def explain_latents(
             "judge": judge.name,
             "judge_definition": definition(judge),
             "latents": len(judged),
+            "bases": bases_of(members),
             "failed": sum(verdict.status != "ok" for verdict in judged),
             **spent,
         },

@@ -35,7 +35,7 @@ from saeflow.evaluation.concept_recall_instances import (
 )
 from saeflow.evaluation.concept_recall_maxima import Maxima, maxima_over
 from saeflow.evaluation.concept_recall_settings import ConceptRecallSettings
-from saeflow.evaluation.origin import Member, check_members, load_members
+from saeflow.evaluation.origin import bases_of, check_members, load_members, of_one_point
 from saeflow.evaluation.rows import Point, Row, make_row, write_rows
 from saeflow.fingerprint import fingerprint
 from saeflow.subjects.load import load_subject
@@ -65,12 +65,14 @@ def measure_concept_recall(
     point: Point,
     out: Path,
     exclusion: Path | None = None,
+    bases: Mapping[int, Path] | None = None,
     device: str = "cpu",
 ) -> None:
     """Measure the SAEs of one point (folders by seed) on the planted corpus in folder `corpus`.
 
     `tokens` are those of that corpus; `activations` is the cache that the SAEs were trained on,
-    `exclusion` the one whose rule says which tokens count, null takes `activations`. Writes
+    `exclusion` the one whose rule says which tokens count, null takes `activations`; `bases` are
+    the frozen SAEs of residual ones by seed, whose own latents are measured alone. Writes
     `concept_recall.parquet` (tidy rows of split test: `concept_recall`, `concept_auroc` and the
     same of axes, over all concepts and with `@<frequency>` over those of one level),
     `concepts.parquet` (a row a seed, detector and concept) and the manifest into `out`. Raises
@@ -78,7 +80,7 @@ def measure_concept_recall(
     sentences in a split, and ValueError for SAEs that do not fit the site.
     """
     clock, out = Clock(), begin(out)
-    members = [Member(point.l0_target, seed, folder) for seed, folder in saes.items()]
+    members = of_one_point(point, saes, bases)
     check_members(members, point, activations)
     described = read_manifest(corpus, kind="corpus")["stats"].get("concepts")
     if not described:
@@ -111,7 +113,10 @@ def measure_concept_recall(
             "exclusion": exclusion or activations,
             **{f"seed{seed}": folder for seed, folder in saes.items()},
         },
-        stats={"instances": {split: found.counts() for split, found in maxima.items()}},
+        stats={
+            "instances": {split: found.counts() for split, found in maxima.items()},
+            "bases": bases_of(members),
+        },
         seed=settings.seed,
         device=device,
         code=fingerprint(__name__),

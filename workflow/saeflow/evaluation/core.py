@@ -23,7 +23,13 @@ import pyarrow.parquet as pq
 from saeflow.activations.exclusion import read_exclusion
 from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
 from saeflow.evaluation.held_out import held_out_batches
-from saeflow.evaluation.origin import Member, check_members, load_members
+from saeflow.evaluation.origin import (
+    Member,
+    bases_of,
+    check_members,
+    load_members,
+    of_one_point,
+)
 from saeflow.evaluation.rows import Point, Row, write_rows
 from saeflow.evaluation.settings import CoreSettings, SeriesSettings
 from saeflow.evaluation.site_rows import arithmetic
@@ -57,10 +63,8 @@ def evaluate_core(
     another cache or of another base, and ValueError for one that does not fit the site or its base
     and for text without variance.
     """
-    clock, out, bases = Clock(), begin(out), bases or {}
-    members = [
-        Member(point.l0_target, seed, folder, bases.get(seed)) for seed, folder in saes.items()
-    ]
+    clock, out = Clock(), begin(out)
+    members = of_one_point(point, saes, bases)
     check_members(members, point, activations)
     splits = list(settings.splits.items())
     _measure(settings, splits, members, subject, tokens, activations, point, out, device)
@@ -75,7 +79,7 @@ def evaluate_core(
             "activations": activations,
             **{f"seed{seed}": folder for seed, folder in saes.items()},
         },
-        stats={"bases": {f"seed{seed}": str(path) for seed, path in bases.items()}},
+        stats={"bases": bases_of(members)},
         device=device,
         code=fingerprint(__name__),
         clock=clock,

@@ -48,26 +48,31 @@ def map_series(
     point: Point,
     seed: int,
     out: Path,
+    bases: Mapping[str, Path] | None = None,
     device: str = "cpu",
 ) -> None:
     """Lay out the decoders of one SAE a series (folders, all of `seed`) among activations.
 
-    `tokens` is of the point's `corpus`; `activations` are the caches that the SAEs were trained
-    on, by series; `exclusion` is the cache whose rule says which rows count. Writes `map.parquet`
-    (series, kind, id, text, x, y; activations have series "" and their token as text),
-    `spread.parquet` (tidy, `variant` naming the series) and the manifest. Raises ImportError
-    without umap-learn, ValueError for fewer than two series or too few vectors, and ArtifactError
-    for inputs that are damaged or do not belong together.
+    `tokens` is of the point's `corpus`; `activations` are the caches that the SAEs were trained on,
+    by series; `exclusion` is the cache whose rule says which rows count; `bases` are the frozen
+    SAEs of residual ones by series, which are no part of the map. Writes `map.parquet` (series,
+    kind, id, text, x, y; activations have series "" and their token as text), `spread.parquet`
+    (tidy, `variant` naming the series) and the manifest. Raises ImportError without umap-learn,
+    ValueError for fewer than two series or too few vectors, and ArtifactError for inputs that are
+    damaged or do not belong together.
     """
     _require_umap()
     clock, out = Clock(), begin(out)
     if len(series) < 2:
         raise ValueError(f"{', '.join(series) or 'no series'}: a map compares two series or more")
-    for name, folder in series.items():
-        member = Member(point.l0_target, seed, folder)
+    members = {
+        name: Member(point.l0_target, seed, folder, (bases or {}).get(name))
+        for name, folder in series.items()
+    }
+    for name, member in members.items():
         check_members([member], point._replace(variant=name), activations[name])
     model = load_subject(subject, device)
-    decoders = {name: _decoder(folder, point, seed) for name, folder in series.items()}
+    decoders = {name: _decoder(member) for name, member in members.items()}
     x_nd, types_n = _activations(settings, model, tokens, split, exclusion, point.site)
     for decoder_fd in decoders.values():
         check_width(model, point.site, x_nd.shape[1], decoder_fd.shape[1])
@@ -85,6 +90,7 @@ def map_series(
         settings={"map": settings.model_dump(), "split": split, "point": point._asdict()},
         files=[MAP, SPREAD],
         inputs={"subject": subject, "tokens": tokens, "exclusion": exclusion, **series},
+        stats={"bases": {name: str(m.base) for name, m in members.items() if m.base is not None}},
         seed=settings.seed,
         device=device,
         code=fingerprint(__name__),
@@ -92,9 +98,9 @@ def map_series(
     )
 
 
-def _decoder(folder: Path, point: Point, seed: int) -> Vectors:
-    """Return the decoder vectors (d_sae, d_in) of an SAE."""
-    (sae,) = load_members([Member(point.l0_target, seed, folder)], "cpu").values()
+def _decoder(member: Member) -> Vectors:
+    """Return the decoder vectors (d_sae, d_in) of an SAE, of a residual one its own."""
+    (sae,) = load_members([member], "cpu").values()
     return sae.W_dec.detach().numpy()
 
 

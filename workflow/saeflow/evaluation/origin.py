@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,19 @@ class Member(NamedTuple):
     def key(self) -> Key:
         """What tells it from the others."""
         return Key(self.l0_target, self.seed)
+
+
+def of_one_point(
+    point: Point, saes: Mapping[int, Path], bases: Mapping[int, Path] | None
+) -> list[Member]:
+    """Return the SAEs of one point, given by seed; `bases` are the frozen ones of residual SAEs."""
+    bases = bases or {}
+    return [Member(point.l0_target, seed, folder, bases.get(seed)) for seed, folder in saes.items()]
+
+
+def bases_of(members: Iterable[Member]) -> dict[str, str]:
+    """Return where the frozen SAEs are, by seed, as manifests say it."""
+    return {f"seed{sae.seed}": str(sae.base) for sae in members if sae.base is not None}
 
 
 def check_members(members: Iterable[Member], point: Point, activations: Path) -> None:

@@ -20,7 +20,13 @@ from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
 from saeflow.evaluation.curve_rows import write_curves
 from saeflow.evaluation.frequency import Counts, token_counts
 from saeflow.evaluation.held_out import held_out_batches
-from saeflow.evaluation.origin import Key, Member, check_members, load_members
+from saeflow.evaluation.origin import (
+    Key,
+    bases_of,
+    check_members,
+    load_members,
+    of_one_point,
+)
 from saeflow.evaluation.pair_cosines import PairCosines, pair_cosines
 from saeflow.evaluation.rows import Point, make_row, write_rows
 from saeflow.evaluation.settings import TokenMeasureSettings
@@ -51,20 +57,22 @@ def measure_tokens(
     point: Point,
     out: Path,
     exclusion: Path | None = None,
+    bases: Mapping[int, Path] | None = None,
     device: str = "cpu",
 ) -> None:
     """Measure SAEs of one point (folders by seed) by token type, in one pass over a split.
 
     `tokens` is of the point's `corpus`, the text measured on, and gives the token frequencies too;
     `activations` is the cache that the SAEs were trained on; `exclusion` is the cache whose rule
-    says which rows count, null takes `activations`. Writes `types.parquet` (a row a seed and token
-    type seen), `latents.parquet` (a row a seed and latent), `curves.parquet` (tidy rows and their
-    `x`), `tokens.parquet` (tidy rows) and the manifest into the folder `out`. Raises ArtifactError
-    for inputs that are damaged or do not belong together, and ValueError for SAEs that do not fit
-    the site and for text without a single row.
+    says which rows count, null takes `activations`; `bases` are the frozen SAEs of residual ones by
+    seed, whose reconstructions add up, while latents are the residual's. Writes `types.parquet` (a
+    row a seed and token type seen), `latents.parquet` (a row a seed and latent), `curves.parquet`
+    (tidy rows and their `x`), `tokens.parquet` (tidy rows) and the manifest into the folder `out`.
+    Raises ArtifactError for inputs that are damaged or do not belong together, and ValueError for
+    SAEs that do not fit the site and for text without a single row.
     """
     clock, out = Clock(), begin(out)
-    members = [Member(point.l0_target, seed, folder) for seed, folder in saes.items()]
+    members = of_one_point(point, saes, bases)
     check_members(members, point, activations)
     model = load_subject(subject, device)
     vocab_size = model.config.get_text_config().vocab_size
@@ -87,7 +95,7 @@ def measure_tokens(
             "exclusion": rule,
             **{f"seed{seed}": folder for seed, folder in saes.items()},
         },
-        stats={"text_length": int(frequency_v.sum())},
+        stats={"text_length": int(frequency_v.sum()), "bases": bases_of(members)},
         device=device,
         code=fingerprint(__name__),
         clock=clock,
