@@ -19,6 +19,7 @@ from sae_planted import SITE, planted, planted_cache, settings
 
 from saeflow.autointerp.kinds import judge_files
 from saeflow.config import Config, load_config
+from saeflow.figures.caption_values import filled
 from saeflow.figures.sweep_settings import SHARED_MEASURES
 from saeflow.fingerprint import fingerprint
 from saeflow.grids import Timing
@@ -50,6 +51,7 @@ def lookups(config: Config) -> SimpleNamespace:
         "base_folder": base_folder,
         "person_files": person_files,
         "corpus_files": corpus_files,
+        "filled": filled,
         "fingerprint": fingerprint,
         "judge_files": judge_files,
         "measure_of": measure_of,

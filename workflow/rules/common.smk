@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 try:
     from saeflow.autointerp.kinds import judge_code, judge_files
     from saeflow.config import ConfigError, load_config
+    from saeflow.figures.caption_values import filled
     from saeflow.figures.sweep_settings import SHARED_MEASURES
     from saeflow.fingerprint import fingerprint
     from saeflow.job import share_library

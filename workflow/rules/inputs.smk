@@ -323,11 +323,13 @@ def grid_context(grid, variants):
 
 
 def figure_of(wildcards):
-    return CFG.paper(wildcards.paper).figures[wildcards.name]
+    figures = CFG.paper(wildcards.paper).figures
+    return filled(figures[wildcards.name], CFG, wildcards.paper)
 
 
 def table_of(wildcards):
-    return CFG.paper(wildcards.paper).tables[wildcards.name]
+    tables = CFG.paper(wildcards.paper).tables
+    return filled(tables[wildcards.name], CFG, wildcards.paper)
 
 
 def shown_folders(paper, shown):
@@ -566,7 +568,7 @@ def report_papers():
 def reported(paper, name, shown, stem):
     return {
         "name": name,
-        "settings": plain(shown),
+        "settings": plain(filled(shown, CFG, paper)),
         "context": shown_context(paper, shown),
         "stem": stem,
     }

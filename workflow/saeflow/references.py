@@ -10,6 +10,7 @@ from saeflow.claims import ClaimSettings
 from saeflow.corpora.derived_settings import DerivedSettings, Mixture
 from saeflow.debias.names import method_names, subgroup_metrics
 from saeflow.evaluation.settings import CORE_METRICS, CURVE_METRICS
+from saeflow.figures.caption_values import CaptionError, filled
 from saeflow.figures.debias_settings import Circuit, Methods
 from saeflow.figures.settings import BarsAndDensity, Curve, Figure, Ratio, Shown, Sweep, Table
 from saeflow.figures.sweep_settings import Lines, SweepShown
@@ -49,6 +50,7 @@ def mistakes(config: Config) -> Iterator[str]:
     for paper in config.papers:
         yield from dict.fromkeys(_site_mistakes(config, paper))
         yield from _split_mistakes(config, paper)
+        yield from _caption_mistakes(config, paper)
         yield from _timing_mistakes(config, paper)
 
 
@@ -318,6 +320,16 @@ def _split_mistakes(config: Config, paper: str) -> Iterator[str]:
                 f"{paper}.sweeps.{figure.sweep}.tested.{figure.tested}.split: figure {name} shows "
                 "concept recall, which is judged on the test split"
             )
+
+
+def _caption_mistakes(config: Config, paper: str) -> Iterator[str]:
+    section = config.paper(paper)
+    for kind, everything in (("figures", section.figures), ("tables", section.tables)):
+        for name, shown in everything.items():
+            try:
+                filled(shown, config, paper)
+            except CaptionError as error:
+                yield f"{paper}.{kind}.{name}.caption: {error}"
 
 
 def _site_mistakes(config: Config, paper: str) -> Iterator[str]:
