@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from saeflow.evaluation.curve_rows import write_curves
 from saeflow.evaluation.rows import Point, Row, make_row, write_rows
 
 SERIES = {
@@ -135,16 +136,13 @@ def plant_tokens(root: Path, series: Iterable[str] = SERIES) -> Folders:
             g = random_of(name, seed)
             for metric, (at, draw) in _curves(name).items():
                 values = zip(at, draw(g), strict=True)
-                rows = [
-                    row(name, 24, seed, metric, float(y))._asdict() | {"x": x} for x, y in values
-                ]
-                curves += rows
+                curves += [(row(name, 24, seed, metric, float(y)), float(x)) for x, y in values]
             count = 1500
             entropy = np.clip(g.normal(2.6 - 2 * _TAIL[name], 0.5, count), 0, None)
             entropy[:40] = np.nan
             peak = g.lognormal(1.0 + _TAIL[name], 0.5, count)
             types.append(pd.DataFrame({"seed": seed, "entropy": entropy, "peak_activation": peak}))
-        pd.DataFrame(curves).to_parquet(folder / "curves.parquet", index=False)
+        write_curves(folder / "curves.parquet", curves)
         pd.concat(types).to_parquet(folder / "types.parquet", index=False)
     return {"tokens": folders}
 

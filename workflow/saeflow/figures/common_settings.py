@@ -24,6 +24,35 @@ class Described(Settings):
     """What is shown here, and how it was measured."""
 
 
+class SAEContext(Settings):
+    """What a figure says about its own origin, and the SAEs that it must find complete."""
+
+    scale: str
+    """Name of the scale, e.g. desk."""
+    subject: str
+    """Name of the model that is interpreted."""
+    site: str
+    """Module whose output the SAEs read."""
+    corpus: str
+    """Corpus that is measured; those of a grid are trained on it, too."""
+    d_sae: PositiveInt
+    """Dictionary size."""
+    l0s: tuple[PositiveInt, ...] = Field(min_length=1)
+    """The L0 targets of the grid or sweep: what `all` means."""
+    reference_l0: PositiveInt
+    """The one L0 of figures that show a single sparsity."""
+    seeds: tuple[int, ...] = Field(min_length=1)
+    """Seeds that every point must have."""
+    labels: dict[str, str]
+    """Name of each variant or series in figures and tables."""
+
+    @model_validator(mode="after")
+    def _reference_is_among_them(self) -> SAEContext:
+        if self.reference_l0 not in self.l0s:
+            raise ValueError(f"reference_l0 {self.reference_l0} is not among l0s {self.l0s}")
+        return self
+
+
 class ReferenceLine(Settings):
     """A level to compare with: the mean of a metric over all drawn points."""
 

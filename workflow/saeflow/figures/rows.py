@@ -10,9 +10,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from saeflow.evaluation.rows import read_rows as read_tidy_rows
-from saeflow.figures.common_settings import L0Selection
+from saeflow.figures.common_settings import L0Selection, SAEContext
 from saeflow.figures.settings import AnyContext, Context, Shown
-from saeflow.figures.sweep_settings import SweepContext
 
 LATENT_COLUMNS = ("split", "variant", "d_sae", "l0_target", "seed", "latent")
 
@@ -58,7 +57,7 @@ def read_latents(paths: Sequence[Path], column: str, split: str) -> pd.DataFrame
     return latents[latents["split"] == split]
 
 
-def chosen_l0s(selection: L0Selection | int, context: Context | SweepContext) -> tuple[int, ...]:
+def chosen_l0s(selection: L0Selection | int, context: SAEContext) -> tuple[int, ...]:
     """Return the L0 targets that a selection means here; raises FigureError if foreign."""
     if selection == "all":
         return tuple(sorted(context.l0s))
@@ -116,7 +115,7 @@ def level(
     return fmean(value for point in points for value in point)
 
 
-def label_of(variant: str, context: Context | SweepContext) -> str:
+def label_of(variant: str, context: SAEContext) -> str:
     """Return a variant's or series' name; raises FigureError if the context has none."""
     if variant not in context.labels:
         raise FigureError(f"variant {variant!r} has no label; there are {sorted(context.labels)}")

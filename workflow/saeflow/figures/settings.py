@@ -7,41 +7,23 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, model_validator
 
-from saeflow.figures.common_settings import Described, L0Selection, Published, ReferenceLine
+from saeflow.figures.common_settings import (
+    Described,
+    L0Selection,
+    Published,
+    ReferenceLine,
+    SAEContext,
+)
 from saeflow.figures.debias_settings import Circuit, DebiasContext, Methods
 from saeflow.figures.sweep_settings import Densities, Latents, Lines, Scatter, SweepContext
 from saeflow.settings import Settings
 
 
-class Context(Settings):
-    """What a figure says about its own origin, and the grid that it must find complete."""
+class Context(SAEContext):
+    """The origin of a figure of a grid."""
 
-    scale: str
-    """Name of the scale, e.g. desk."""
-    subject: str
-    """Name of the model that is interpreted."""
-    site: str
-    """Module whose output the SAEs read."""
-    corpus: str
-    """Corpus of training and evaluation."""
     training_tokens: PositiveInt
     """Activations that each SAE saw."""
-    d_sae: PositiveInt
-    """Dictionary size."""
-    l0s: tuple[PositiveInt, ...] = Field(min_length=1)
-    """The grid's L0 targets: what `all` means."""
-    reference_l0: PositiveInt
-    """The one L0 of figures that show a single sparsity."""
-    seeds: tuple[int, ...] = Field(min_length=1)
-    """Seeds that every point must have."""
-    labels: dict[str, str]
-    """Name of each variant in figures and tables."""
-
-    @model_validator(mode="after")
-    def _reference_is_in_grid(self) -> Context:
-        if self.reference_l0 not in self.l0s:
-            raise ValueError(f"reference_l0 {self.reference_l0} is not among l0s {self.l0s}")
-        return self
 
 
 class Shown(Described):

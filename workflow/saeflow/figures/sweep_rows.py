@@ -9,7 +9,8 @@ from typing import NamedTuple
 import pandas as pd
 import pyarrow.parquet as pq
 
-from saeflow.evaluation.rows import SCHEMA, read_rows
+from saeflow.evaluation.curve_rows import read_curves
+from saeflow.evaluation.rows import read_rows
 from saeflow.figures.rows import FigureError
 from saeflow.figures.sweep_settings import MEASURE_OF, SHARED_MEASURES, SweepContext, SweepShown
 
@@ -17,7 +18,6 @@ Inputs = Mapping[str, Mapping[str, Path]]
 """Folders by measure and series; a measure of the whole sweep has one folder under any name."""
 
 JUDGED = "Latents explained and scored by"
-_CURVES = (*SCHEMA.names, "x")
 
 
 class Judge(NamedTuple):
@@ -54,7 +54,11 @@ def read_sweep_rows(
     another subject, site or dictionary size, or none is of the tested text.
     """
     paths = list(files_of(inputs, file, settings.series).values())
-    rows = _read_curves(paths) if file == "curves" else read_rows(paths)
+    rows = (
+        pd.concat(map(read_curves, paths), ignore_index=True)
+        if file == "curves"
+        else read_rows(paths)
+    )
     for column in ("subject", "site", "d_sae"):
         expected = getattr(context, column)
         others = sorted(set(rows[column].astype(str)) - {str(expected)})
@@ -68,14 +72,6 @@ def read_sweep_rows(
             f"{context.split}; there are {found}"
         )
     return rows[here & rows["variant"].isin(settings.series)]
-
-
-def _read_curves(paths: Sequence[Path]) -> pd.DataFrame:
-    for path in paths:
-        found = pq.read_schema(path).names
-        if set(found) != set(_CURVES):
-            raise FigureError(f"{path} holds no curves; its columns are {found}")
-    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 
 def read_values(

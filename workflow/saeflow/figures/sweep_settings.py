@@ -6,7 +6,13 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from saeflow.figures.common_settings import Described, FixedLine, L0Selection, ReferenceLine
+from saeflow.figures.common_settings import (
+    Described,
+    FixedLine,
+    L0Selection,
+    ReferenceLine,
+    SAEContext,
+)
 from saeflow.settings import Settings
 
 # Files by the measure whose folder holds them.
@@ -27,39 +33,15 @@ MEASURE_OF = {
 SHARED_MEASURES = frozenset({"map"})
 
 
-class SweepContext(Settings):
-    """What a figure of a sweep says about its own origin, and what it must find complete."""
+class SweepContext(SAEContext):
+    """The origin of a figure of a sweep."""
 
-    scale: str
-    """Name of the scale, e.g. desk."""
-    subject: str
-    """Name of the model that is interpreted."""
-    site: str
-    """Module whose output the SAEs read."""
-    corpus: str
-    """Corpus that is measured."""
     split: str
-    """Its held-out part that is measured."""
+    """Held-out part of the corpus that is measured."""
     trained_on: dict[str, str]
     """Corpus of training of each series."""
     training_tokens: dict[str, PositiveInt]
     """Activations that each SAE of a series saw; of a fine-tuned one, in fine-tuning."""
-    d_sae: PositiveInt
-    """Dictionary size."""
-    l0s: tuple[PositiveInt, ...] = Field(min_length=1)
-    """The sweep's L0 targets: what `all` means."""
-    reference_l0: PositiveInt
-    """The one L0 of figures that show a single sparsity."""
-    seeds: tuple[int, ...] = Field(min_length=1)
-    """Seeds that every point must have."""
-    labels: dict[str, str]
-    """Name of each series in figures and tables."""
-
-    @model_validator(mode="after")
-    def _reference_is_in_sweep(self) -> SweepContext:
-        if self.reference_l0 not in self.l0s:
-            raise ValueError(f"reference_l0 {self.reference_l0} is not among l0s {self.l0s}")
-        return self
 
 
 class SweepShown(Described):
