@@ -23,21 +23,17 @@ from collections.abc import Iterable, Iterator
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from saeflow.claims_effects import ClaimError, Targets, effects_of
 from saeflow.claims_l0 import METRIC, RELATED, Sides, measured_l0, mismatch
 from saeflow.claims_proportions import Share, shares_of, widened
 from saeflow.claims_settings import ON_LOGS, ClaimSettings, Compare, Comparison
-from saeflow.intervals import Interval, from_logs, log_ratio, t_interval
+from saeflow.intervals import Interval, from_logs, t_interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
 ERROR_RATE = 0.05
-_CONTEXT = ("paper", "subject", "site", "corpus", "selection", "d_sae")
-
-
-class ClaimError(ValueError):
-    """A claim cannot be judged from the given rows; the message names the claim and what lacks."""
 
 
 class Outcome(NamedTuple):
@@ -80,14 +76,6 @@ class Judgement(NamedTuple):
     outcomes: tuple[Outcome, ...]
 
 
-class _Targets(NamedTuple):
-    """The L0 targets of the experiment that a claim is about."""
-
-    reference: int
-    l0s: tuple[int, ...]
-    window: tuple[float, float] | None
-
-
 def judge(
     claims: Iterable[ClaimSettings],
     rows: pd.DataFrame,
@@ -103,11 +91,11 @@ def judge(
     Raises ClaimError that names the claim and the variant, metric and L0 without rows, seeds that
     a variant and its baseline do not share, or rows of several subjects, sites or sizes at once.
     """
-    targets = _Targets(reference_l0, l0s, window)
+    targets = Targets(reference_l0, l0s, window)
     return [_judge_claim(claim, rows, targets) for claim in claims]
 
 
-def _judge_claim(claim: ClaimSettings, rows: pd.DataFrame, targets: _Targets) -> Judgement:
+def _judge_claim(claim: ClaimSettings, rows: pd.DataFrame, targets: Targets) -> Judgement:
     rows = _on_text(claim, rows)
     samples = [s for part in claim.parts for s in _samples(claim, part, rows, targets)]
     outcomes = tuple(_judge_sample(sample, len(samples)) for sample in samples)
@@ -163,10 +151,9 @@ class _Sample(NamedTuple):
 
 
 def _samples(
-    claim: ClaimSettings, part: Comparison, rows: pd.DataFrame, targets: _Targets
+    claim: ClaimSettings, part: Comparison, rows: pd.DataFrame, targets: Targets
 ) -> Iterator[_Sample]:
-    of_pairs = [_effects(claim.id, pair, rows, targets) for pair in part.pairs]
-    by_level = of_pairs[0] if part.than is None else _less(claim.id, part, *of_pairs)
+    by_level = effects_of(claim.id, part, rows, targets)
     sides = [
         measured_l0(rows, part.split, pair.variant, pair.baseline, by_level) for pair in part.pairs
     ]
@@ -185,166 +172,66 @@ def _samples(
     yield _Sample(claim, part, "mean of " + ", ".join(map(str, by_level)), every, means, shares)
 
 
-def _effects(
-    claim: str, pair: Comparison, rows: pd.DataFrame, targets: _Targets
-) -> dict[int, dict[int, float]]:
-    """Effects of one pair by L0 target and seed."""
-    ours = _values(claim, rows, pair.metric, pair.variant, pair.split)
-    theirs = None
-    if pair.baseline is not None:
-        metric = pair.baseline_metric or pair.metric
-        theirs = _values(claim, rows, metric, pair.baseline, pair.split)
-    measured = {l0 for l0, _ in ours} | {l0 for l0, _ in theirs or ours}
-    levels = _levels(claim, pair, measured, targets)
-    if pair.metric in RELATED and theirs is not None:
-        common = ours.keys() & theirs.keys()
-        ours, theirs = ({key: side[key] for key in common} for side in (ours, theirs))
-    return {l0: _paired(claim, pair, ours, theirs, l0) for l0 in levels}
+class _Found(NamedTuple):
+    """What a comparison came to."""
 
-
-def _less(
-    claim: str,
-    part: Comparison,
-    ours: dict[int, dict[int, float]],
-    other: dict[int, dict[int, float]],
-) -> dict[int, dict[int, float]]:
-    """Effects of a pair less those of another."""
-    places = {(l0, seed) for l0, effects in ours.items() for seed in effects}
-    if places != {(l0, seed) for l0, effects in other.items() for seed in effects}:
-        raise ClaimError(f"claim {claim}: {part}: the two pairs have other seeds or L0 targets")
-    return {
-        l0: {seed: effect - other[l0][seed] for seed, effect in effects.items()}
-        for l0, effects in ours.items()
-    }
-
-
-def _levels(claim: str, part: Comparison, measured: set[int], targets: _Targets) -> list[int]:
-    """The L0 targets that are judged; 0 stands for none and for all at once."""
-    if not isinstance(part.at_l0, str):
-        return list(part.at_l0)
-    if part.at_l0 == "reference":
-        return [targets.reference]
-    if part.at_l0 == "all":
-        return sorted(measured) or [0]
-    if targets.window is None:
-        raise ClaimError(f"claim {claim}: at_l0 {part.at_l0} needs the window of its sweep")
-    low, high = targets.window
-    inside = part.at_l0 == "inside"
-    among = targets.l0s or sorted(measured)
-    return [l0 for l0 in among if (low <= l0 <= high) == inside] or [0]
-
-
-def _values(
-    claim: str, rows: pd.DataFrame, metric: str, variant: str, split: str
-) -> dict[tuple[int, int], float]:
-    """Values of a metric of a variant by (L0 target, seed)."""
-    at_split = rows[(rows["metric"] == metric) & (rows["split"] == split)]
-    chosen = at_split[at_split["variant"] == variant]
-    if chosen.empty and metric not in RELATED:
-        known = ", ".join(sorted(at_split["variant"].unique())) or "none"
-        raise ClaimError(
-            f"claim {claim}: no rows of metric {metric} on split {split} for variant {variant} "
-            f"(variants with such rows: {known})"
-        )
-    for column in _CONTEXT:
-        if chosen[column].nunique() > 1:
-            found = ", ".join(map(str, sorted(chosen[column].unique())))
-            raise ClaimError(
-                f"claim {claim}: metric {metric} of {variant} has rows of several values of "
-                f"{column} ({found}); judge them apart"
-            )
-    keys = zip(chosen["l0_target"], chosen["seed"], strict=True)
-    return {(int(l0), int(seed)): v for (l0, seed), v in zip(keys, chosen["value"], strict=True)}
-
-
-def _paired(
-    claim: str,
-    part: Comparison,
-    ours: dict[tuple[int, int], float],
-    theirs: dict[tuple[int, int], float] | None,
-    l0: int,
-) -> dict[int, float]:
-    """Effects by seed at one L0, on the log scale for ratios."""
-    seeds = {seed for level, seed in ours if level == l0}
-    if not seeds and part.metric not in RELATED:
-        raise ClaimError(f"claim {claim}: no rows of {part.metric} of {part.variant} at L0 {l0}")
-    if theirs is None:
-        return {seed: ours[l0, seed] for seed in seeds}
-    partners = {seed for level, seed in theirs if level == l0}
-    if seeds != partners:
-        raise ClaimError(
-            f"claim {claim}: {part} at L0 {l0} cannot be paired: seeds {sorted(seeds)} of "
-            f"{part.variant}, {sorted(partners) or 'none'} of {part.baseline}"
-        )
-    return {s: _effect(claim, part, ours[l0, s], theirs[l0, s]) for s in seeds}
-
-
-def _effect(claim: str, part: Comparison, ours: float, theirs: float) -> float:
-    if part.compare == "difference":
-        return ours - theirs
-    try:
-        return log_ratio(ours, theirs)
-    except ValueError as error:
-        raise ClaimError(f"claim {claim}: {part}: {error}") from error
+    shown: Interval
+    """On the scale of the claim."""
+    corrected: Interval
+    """The same with Bonferroni's level."""
+    verdict: Verdict
+    corrected_verdict: Verdict
+    reason: str
+    slack: float
 
 
 def _judge_sample(sample: _Sample, comparisons: int) -> Outcome:
     part = sample.comparison
-    if not sample.effects:
-        return _unmeasured(sample)
-    plain = sample.interval(1 - ERROR_RATE)
-    corrected = sample.interval(1 - ERROR_RATE / comparisons)
-    lower, upper = (_to_scale(part.compare, bound) for bound in part.expect.bounds)
-    inclusive = part.expect.about is not None
-    unlike = "" if part.metric == METRIC else mismatch(sample.sides, sample.claim.l0_tolerance)
-    shown, shown_corrected = _shown(part.compare, plain), _shown(part.compare, corrected)
+    found = _measured(sample, comparisons) if sample.effects else _unmeasured(sample)
     return Outcome(
         claim=sample.claim.id,
         comparison=str(part),
-        split=_text(sample),
+        split=" ".join(filter(None, (sample.claim.corpus, part.split))),
         l0=sample.l0,
         l0_variant=_mean_l0(side.variant for side in sample.sides),
         l0_baseline=_mean_l0(side.baseline for side in sample.sides),
         expectation=str(part.expect),
         seeds=len(sample.effects),
         items=min((share.n for share in sample.shares), default=None),
-        effect=shown.mean,
-        low=shown.low,
-        high=shown.high,
-        verdict="inconclusive" if unlike else _verdict(plain, (lower, upper), inclusive),
-        corrected_low=shown_corrected.low,
-        corrected_high=shown_corrected.high,
-        corrected_verdict=(
-            "inconclusive" if unlike else _verdict(corrected, (lower, upper), inclusive)
-        ),
-        reason=unlike,
-        slack=0.0 if unlike else _slack(plain, lower, upper),
+        effect=found.shown.mean,
+        low=found.shown.low,
+        high=found.shown.high,
+        verdict=found.verdict,
+        corrected_low=found.corrected.low,
+        corrected_high=found.corrected.high,
+        corrected_verdict=found.corrected_verdict,
+        reason=found.reason,
+        slack=found.slack,
     )
 
 
-def _unmeasured(sample: _Sample) -> Outcome:
-    """No seed has both sides, because there is no baseline at their L0."""
+def _measured(sample: _Sample, comparisons: int) -> _Found:
     part = sample.comparison
-    return Outcome(
-        claim=sample.claim.id,
-        comparison=str(part),
-        split=_text(sample),
-        l0=sample.l0,
-        l0_variant=_mean_l0(side.variant for side in sample.sides),
-        l0_baseline=_mean_l0(side.baseline for side in sample.sides),
-        expectation=str(part.expect),
-        seeds=0,
-        items=None,
-        effect=math.nan,
-        low=None,
-        high=None,
-        verdict="inconclusive",
-        corrected_low=None,
-        corrected_high=None,
-        corrected_verdict="inconclusive",
-        reason=_why_unmeasured(sample),
-        slack=0.0,
+    plain = sample.interval(1 - ERROR_RATE)
+    corrected = sample.interval(1 - ERROR_RATE / comparisons)
+    shown, shown_corrected = _shown(part.compare, plain), _shown(part.compare, corrected)
+    unlike = "" if part.metric == METRIC else mismatch(sample.sides, sample.claim.l0_tolerance)
+    if unlike:
+        return _Found(shown, shown_corrected, "inconclusive", "inconclusive", unlike, 0.0)
+    lower, upper = (_to_scale(part.compare, bound) for bound in part.expect.bounds)
+    verdict, corrected_verdict = (
+        _verdict(interval, (lower, upper), part.expect.about is not None)
+        for interval in (plain, corrected)
     )
+    slack = _slack(plain, lower, upper)
+    return _Found(shown, shown_corrected, verdict, corrected_verdict, "", slack)
+
+
+def _unmeasured(sample: _Sample) -> _Found:
+    """No seed has both sides, because there is no baseline at their L0."""
+    nothing = Interval(math.nan, None, None, 0)
+    why = _why_unmeasured(sample)
+    return _Found(nothing, nothing, "inconclusive", "inconclusive", why, 0.0)
 
 
 def _why_unmeasured(sample: _Sample) -> str:
@@ -352,10 +239,6 @@ def _why_unmeasured(sample: _Sample) -> str:
     if part.at_l0 in ("inside", "outside") and not sample.l0:
         return f"no L0 target is {part.at_l0} the window"
     return f"{part.metric} is undefined: measured L0 beyond the baseline's"
-
-
-def _text(sample: _Sample) -> str:
-    return " ".join(filter(None, (sample.claim.corpus, sample.comparison.split)))
 
 
 def _mean_l0(values: Iterable[float | None]) -> float | None:
