@@ -62,7 +62,7 @@ def lookups(config: Config) -> SimpleNamespace:
     }
     common = (RULES / "common.smk").read_text()
     exec("def manifest" + common.split("def manifest", 1)[1], names)
-    for rules in ("inputs.smk", "inputs_sweeps.smk"):
+    for rules in ("inputs.smk", "inputs_sweeps.smk", "inputs_figures.smk"):
         exec((RULES / rules).read_text(), names)
     return SimpleNamespace(**names)
 
