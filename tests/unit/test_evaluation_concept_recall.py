@@ -31,7 +31,7 @@ from saeflow.evaluation.concept_recall_instances import (
 )
 from saeflow.evaluation.concept_recall_settings import ConceptRecallSettings
 from saeflow.evaluation.rows import Point, read_rows
-from saeflow.subjects.load import load_tokenizer
+from saeflow.subjects.folder import load_tokenizer
 from saeflow.subjects.settings import WindowSettings
 from saeflow.subjects.tokenise import tokenise
 

@@ -10,8 +10,9 @@ import torch
 from subjects_tiny import BLOCKS, build, make, write_folder
 
 from saeflow.artifacts import ArtifactError, read_manifest
+from saeflow.subjects.folder import load_tokenizer
 from saeflow.subjects.head import LOGIT_BYTES, logit_blocks, logits
-from saeflow.subjects.load import Subject, load_subject, load_tokenizer
+from saeflow.subjects.load import Subject, load_subject
 from saeflow.subjects.materialise import make_subject
 from saeflow.subjects.settings import FromFolder, FromHub
 from saeflow.subjects.sites import (

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from subjects_tiny import write_folder
 
 from saeflow.artifacts import ArtifactError, read_manifest, write_manifest
-from saeflow.subjects.load import load_tokenizer
+from saeflow.subjects.folder import load_tokenizer
 from saeflow.subjects.materialise import make_subject
 from saeflow.subjects.settings import FromFolder
 from saeflow.subjects.tokenise import tokenise

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from saeflow.activations.windows import Window, read_windows
 from saeflow.artifacts import ArtifactError, read_manifest
 from saeflow.corpora.planted import Span, spans_of
-from saeflow.subjects.load import load_tokenizer
+from saeflow.subjects.folder import load_tokenizer
 
 UNPLANTED = "unplanted"
 

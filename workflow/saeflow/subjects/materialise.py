@@ -20,7 +20,7 @@ from saeflow.artifacts import (
 )
 from saeflow.fingerprint import fingerprint
 from saeflow.progress import say
-from saeflow.subjects.load import POINTER, location
+from saeflow.subjects.folder import POINTER, location
 from saeflow.subjects.settings import (
     FromFolder,
     FromHub,

@@ -23,7 +23,7 @@ from saeflow.artifacts import (
 )
 from saeflow.fingerprint import fingerprint
 from saeflow.progress import Progress
-from saeflow.subjects.load import load_tokenizer
+from saeflow.subjects.folder import load_tokenizer
 from saeflow.subjects.settings import WindowSettings
 
 SPLITS = ("train", "validation", "test")
