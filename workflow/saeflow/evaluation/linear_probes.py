@@ -83,7 +83,7 @@ def probe_gradients(
 
 def accuracy_c(predicted_nc: Tensor, label_nc: Tensor) -> Tensor:
     """Return each class's share of rows (n, c) whose prediction is the label, (c,)."""
-    return ((predicted_nc > 0) == (label_nc > 0)).float().mean(0)
+    return ((predicted_nc > 0) == (label_nc > 0)).double().mean(0)
 
 
 def f1_c(predicted_nc: Tensor, label_nc: Tensor) -> Tensor:
@@ -107,9 +107,9 @@ def _learning_rate(settings: ProbeTraining, epoch: int) -> float:
 
 
 def _check(x: Tensor, label_nc: Tensor) -> None:
-    shapes = {2: (x.shape[:1], label_nc.shape[:1]), 3: (x.shape[1::-1], label_nc.shape)}
-    given, needed = shapes.get(x.ndim, (0, 1))
-    if label_nc.ndim != 2 or given != needed:
+    shared = x.ndim == 2 and len(x) == len(label_nc)
+    own = x.ndim == 3 and x.shape[:2] == label_nc.T.shape
+    if label_nc.ndim != 2 or not (shared or own):
         raise ValueError(
             "probes need rows (n, d) or (c, n, d) and labels (n, c), not "
             f"{tuple(x.shape)} and {tuple(label_nc.shape)}"

@@ -29,3 +29,22 @@ class ProbeTraining(Settings):
     """Weight decay of the optimiser, on weights and biases."""
     positive_weight: bool
     """Whether a class's positives count as much as its negatives: each by negatives / positives."""
+
+
+class RemovalProbe(ProbeTraining):
+    """The probes of SCR and TPP, as SAEBench trains them.
+
+    SAEBench also keeps the epoch that is best on the test set; here the last one counts, so that
+    nothing is chosen on what is judged.
+    """
+
+    optimiser: Literal["adam", "adamw"] = "adamw"
+    learning_rate: PositiveFloat = 1e-3
+    final_learning_rate: PositiveFloat | None = None
+    epochs: PositiveInt = 20
+    batch_size: PositiveInt = 16
+    l1: NonNegativeFloat = 1e-3
+    weight_decay: NonNegativeFloat = 1e-2
+    """PyTorch's default for AdamW, which SAEBench leaves as it is."""
+    positive_weight: Literal[False] = False
+    """The problems of SCR and TPP are balanced."""
