@@ -10,6 +10,7 @@ from torch import Tensor
 from saeflow.debias.biographies import Examples
 from saeflow.debias.passes import text_mask
 from saeflow.debias.patched import batches_by_length, padded
+from saeflow.debias.slicing import encoder_of
 from saeflow.sae.model import SAE
 from saeflow.subjects.load import Subject
 from saeflow.subjects.sites import run_to_sites
@@ -56,12 +57,12 @@ def top_tokens(
     modules = [module for module in saes if latents.get(module)]
     vocabulary = subject.config.get_text_config().vocab_size
     sums = {module: torch.zeros(vocabulary, len(latents[module])) for module in modules}
+    encoders = {m: encoder_of(saes[m], torch.as_tensor(latents[m])) for m in modules}
     for tokens_n, states in (
         text_states(subject, modules, examples, batch_tokens) if modules else ()
     ):
         for module, x_nd in states.items():
-            acts_nf = saes[module].encode(x_nd)[:, torch.as_tensor(latents[module])].cpu()
-            sums[module].index_add_(0, tokens_n, acts_nf)
+            sums[module].index_add_(0, tokens_n, encoders[module](x_nd).cpu())
     return {
         module: [_line(subject, sum_v, number) for sum_v in sums[module].T] for module in modules
     }

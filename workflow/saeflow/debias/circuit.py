@@ -27,9 +27,8 @@ from torch import Tensor
 from saeflow.debias.attribution import Effects, check_width, split
 from saeflow.debias.passes import Batch, Metric, check_reached, clean_pass, run_metric, text_mask
 from saeflow.debias.settings import Signs
-from saeflow.debias.slicing import columns
+from saeflow.debias.slicing import encoder_of
 from saeflow.progress import Progress
-from saeflow.sae.activation_functions import TopK
 from saeflow.sae.model import SAE, standardised
 from saeflow.subjects.load import Subject
 from saeflow.subjects.splice import spliced
@@ -217,11 +216,7 @@ def _scores(sae: SAE, x_nd: Tensor, gradient_nd: Tensor, kept: _Kept) -> Tensor:
     """Return for each node the sum over tokens of dm/dnode (a constant) times the node."""
     x_nd, gradient_nd = x_nd.to(sae.W_dec.dtype), gradient_nd.to(sae.W_dec.dtype)
     latents = kept.latents.to(sae.W_dec.device)
-    # Where latents compete, which of them are active cannot be told from their columns alone.
-    if isinstance(sae.activation, TopK):
-        acts_nk = sae.encode(x_nd)[:, latents]
-    else:
-        acts_nk = columns(sae, latents).encode(x_nd)
+    acts_nk = encoder_of(sae, latents)(x_nd)
     scale_n1 = standardised(x_nd.detach()).deviation_b1 if sae.standardise else 1
     scores = ((gradient_nd * scale_n1) @ sae.W_dec[latents].T * acts_nk).sum(0)
     if not kept.error:

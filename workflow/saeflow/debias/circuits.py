@@ -31,7 +31,7 @@ def named_circuit(
         edge_threshold=settings.circuit.edge_threshold,
         signs=settings.circuit.signs,
     )
-    names = _names(experiment, sliced, nodes)
+    names = _names(experiment, sliced, nodes, found)
     verdicts = {
         (row.module, row.latent): "gender" if row.ablated else "profession"
         for row in found.table.itertuples()
@@ -47,19 +47,23 @@ def named_circuit(
 
 
 def _names(
-    experiment: Experiment, sliced: Sliced, nodes: pd.DataFrame
+    experiment: Experiment, sliced: Sliced, nodes: pd.DataFrame, found: Found
 ) -> dict[tuple[str, int], str]:
-    """Return the tokens of each node that is a latent, by module and index."""
+    """Return the tokens of each node that is a latent, by module and index.
+
+    Latents that were decided on have their tokens already.
+    """
     settings, latents = experiment.settings, nodes[nodes["part"] == "latent"]
-    lists = {
-        module: latents.loc[latents["site"] == module, "latent"].astype(int).tolist()
-        for module in sliced.saes
-    }
+    columns = (found.table[name].tolist() for name in ("module", "latent", "label"))
+    known = {(module, latent): label for module, latent, label in zip(*columns, strict=True)}
+    places = zip(latents["site"].tolist(), latents["latent"].tolist(), strict=True)
+    unknown = [place for place in places if place not in known]
+    lists = {module: [latent for of, latent in unknown if of == module] for module in sliced.saes}
     lines = top_tokens(
         experiment.subject, sliced.saes, lists, experiment.sets.judge,
         number=settings.top_tokens, batch_tokens=settings.batch_tokens,
     )  # fmt: skip
-    return {
+    return known | {
         (module, latent): line
         for module, of_module in lines.items()
         for latent, line in zip(lists[module], of_module, strict=True)

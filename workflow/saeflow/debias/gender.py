@@ -21,9 +21,8 @@ from saeflow.debias.biographies import Examples
 from saeflow.debias.passes import text_mask
 from saeflow.debias.patched import batches_by_length, padded
 from saeflow.debias.settings import Judge
-from saeflow.debias.slicing import columns
+from saeflow.debias.slicing import encoder_of
 from saeflow.progress import Progress
-from saeflow.sae.activation_functions import TopK
 from saeflow.sae.model import SAE
 from saeflow.subjects.load import Subject
 from saeflow.subjects.sites import run_to_sites
@@ -107,21 +106,14 @@ def _activations(
         for module, latents in candidates.items()
         if len(latents)
     }
-    # Where latents compete, which of them are active cannot be told from their columns alone.
-    small = {
-        module: None if isinstance(saes[module].activation, TopK) else columns(saes[module], of)
-        for module, of in index.items()
-    }
+    encoders = {module: encoder_of(saes[module], of) for module, of in index.items()}
     pooled = {module: torch.zeros(len(examples.tokens), len(of)) for module, of in index.items()}
     with Progress(len(examples.tokens), "biographies", "judging latents") as progress:
         for rows in batches_by_length(examples.tokens, batch_tokens) if index else ():
             tokens_bt, lengths_b = padded([examples.tokens[row] for row in rows])
             text_bt1 = text_mask(subject, tokens_bt, lengths_b)[..., None]
             for module, x_btd in run_to_sites(subject, tokens_bt, list(index)).items():
-                encoder, x_nd = small[module], x_btd.flatten(0, 1).float()
-                acts_nf = (
-                    encoder.encode(x_nd) if encoder else saes[module].encode(x_nd)[:, index[module]]
-                )
+                acts_nf = encoders[module](x_btd.flatten(0, 1).float())
                 acts_btf = acts_nf.unflatten(0, x_btd.shape[:2]) * text_bt1
                 summary_bf = (
                     acts_btf.amax(1) if statistic == "max" else acts_btf.sum(1) / text_bt1.sum(1)

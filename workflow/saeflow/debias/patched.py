@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from saeflow.debias.biographies import Examples
 from saeflow.debias.passes import text_mask
-from saeflow.debias.slicing import columns
+from saeflow.debias.slicing import encoder_of
 from saeflow.progress import Progress
-from saeflow.sae.activation_functions import TopK
 from saeflow.sae.model import SAE, standardised
 from saeflow.subjects.load import Subject
 from saeflow.subjects.sites import SiteError, first, module_at, run_body
@@ -31,14 +30,11 @@ Edit = Callable[[Tensor], Tensor]
 def without_latents(sae: SAE, latents: Sequence[int]) -> Edit:
     """Return the edit that takes `latents` to zero and leaves everything else, the error too."""
     index = torch.tensor(sorted(latents), dtype=torch.long, device=sae.W_dec.device)
-    # Where latents compete, which of them are active cannot be told from their columns alone.
-    small = None if isinstance(sae.activation, TopK) else columns(sae, index)
-    rows = sae.W_dec.detach()[index]
+    encode, rows = encoder_of(sae, index), sae.W_dec.detach()[index]
 
     def edit(x_nd: Tensor) -> Tensor:
         x = x_nd.to(rows.dtype)
-        acts = small.encode(x) if small is not None else sae.encode(x)[:, index]
-        written_nd = acts @ rows
+        written_nd = encode(x) @ rows
         if sae.standardise:
             written_nd = written_nd * standardised(x).deviation_b1
         return x_nd - written_nd.to(x_nd.dtype)

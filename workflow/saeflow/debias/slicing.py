@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -37,6 +38,17 @@ def columns(sae: SAE, index: Tensor) -> SAE:
         apply_b_dec_to_input=sae.apply_b_dec_to_input,
         standardise=sae.standardise,
     ).requires_grad_(False)
+
+
+def encoder_of(sae: SAE, index: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the function from activations (n, d_in) to the latents `index` (n, k) of the SAE.
+
+    Only their columns are computed, but for TopK: where latents compete, which of them are active
+    cannot be told from their columns alone.
+    """
+    if isinstance(sae.activation, TopK):
+        return lambda x_nd: sae.encode(x_nd)[:, index]
+    return columns(sae, index).encode
 
 
 def kept_latents(d_sae: int, share: float, rule: Rule, score_f: Tensor | None) -> Tensor:
