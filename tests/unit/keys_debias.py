@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from debias_planted import (
     BASE,
+    D_IN,
     HE,
     SITES,
     axes_sae,
@@ -69,7 +70,7 @@ def run(settings: DebiasSettings, world: Path, out: Path) -> Result:
         try:
             run_debias(
                 settings, paper="ssae", subject=world / "subject", corpus=world / "corpus",
-                saes=saes, seed=0, out=out, root=world,
+                saes=saes, d_sae=dict.fromkeys(KINDS, 2 * D_IN), seed=0, out=out, root=world,
             )  # fmt: skip
         except BiographyError as error:
             return {"refused": str(error)}

@@ -60,7 +60,7 @@ class World:
         given = {name: changes.pop(name) for name in ("saes", "root") if name in changes}
         run_debias(
             planted_settings(**changes), paper="ssae", subject=self.subject, corpus=self.corpus,
-            seed=seed, out=out, **{"saes": self.saes, **given},
+            d_sae={"gsae": D_IN, "ssae": D_IN}, seed=seed, out=out, **{"saes": self.saes, **given},
         )  # fmt: skip
         names = ("debias", "latents", "nodes", "edges")
         return {name: pd.read_parquet(out / f"{name}.parquet") for name in names}
@@ -204,17 +204,18 @@ def test_the_published_decisions_do_not_fit_another_sae(world: World, tmp_path: 
 
 
 def test_bad_input_is_refused_before_any_work(world: World, tmp_path: Path) -> None:
-    narrow = write_saes(tmp_path / "narrow", axes_sae(copies=1))
-    wide = {**world.saes["ssae"], "embed": narrow["embed"]}
     bad_width = axes_sae()
     bad_width.W_enc.data, bad_width.W_dec.data = bad_width.W_enc[:4], bad_width.W_dec[:, :4]
     bad_width.b_dec.data = bad_width.b_dec[:4]
-    wide["embed"] = write_saes(tmp_path / "wide", bad_width, {"embed": ""})["embed"]
+    of_embed = {"embed": SITES["embed"]}
+    wide = {**world.saes["ssae"], **write_saes(tmp_path / "wide", bad_width, of_embed)}
+    double = {**world.saes["ssae"], **write_saes(tmp_path / "double", axes_sae(copies=2), of_embed)}
     missing = {site: path for site, path in world.saes["ssae"].items() if site != "embed"}
     late = {**SITES, "resid_2": "gpt_neox.layers.2"}
     given = {**world.saes["ssae"], "resid_2": world.saes["ssae"]["embed"]}
     refused: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (ValueError, "reads 4 entries a token, embed", {"saes": {"ssae": wide}}),
+        (ValueError, "embed has 16 latents, d_sae of kind ssae is 8", {"saes": {"ssae": double}}),
         (ValueError, "they differ in embed", {"saes": {"ssae": missing}}),
         (ValueError, "no kind of SAE", {"saes": {}}),
         (SiteError, r"resid_2 .* run after", {"sites": late, "saes": {"ssae": given}}),

@@ -23,6 +23,7 @@ rule debias:
     params:
         settings=debias_settings,
         saes=debias_saes,
+        d_sae=debias_widths,
         data_dir=str(CFG.data_dir or "."),
         code=debias_code,
     script:

@@ -337,6 +337,11 @@ def debias_saes(wildcards):
     }
 
 
+def debias_widths(wildcards):
+    """Latents of an SAE of each kind, as the config has them."""
+    return {kind: saes.d_sae for kind, saes in debias_of(wildcards).saes.items()}
+
+
 def debias_inputs(wildcards):
     """The files of the SAEs: manifests of those that are trained, and what is in folders."""
     debias = debias_of(wildcards)

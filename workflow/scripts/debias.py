@@ -15,6 +15,7 @@ with job(snakemake.log[0], snakemake.threads):
             kind: {site: Path(folder) for site, folder in folders.items()}
             for kind, folders in snakemake.params.saes.items()
         },
+        d_sae=dict(snakemake.params.d_sae),
         seed=int(snakemake.wildcards.seed),
         out=Path(snakemake.output[0]).parent,
         root=Path(snakemake.params.data_dir),

@@ -55,12 +55,14 @@ def load_saes(
     folders: Mapping[str, Path],
     settings: DebiasSettings,
     widths: Mapping[str, int],
+    d_sae: int,
     device: str,
 ) -> dict[str, SAE]:
     """Return the SAEs of a kind by module, in the order of `widths`.
 
-    Raises ValueError where their sites are not those of the settings, or for an SAE of another
-    width than its site; ArtifactError and FormatError for a damaged one.
+    Raises ValueError where their sites are not those of the settings, for an SAE of another width
+    than its site, and for one that has not `d_sae` latents; ArtifactError and FormatError for a
+    damaged one.
     """
     if set(folders) != set(settings.sites):
         wrong = sorted(set(folders) ^ set(settings.sites))
@@ -79,5 +81,10 @@ def load_saes(
             raise ValueError(
                 f"{folder} reads {saes[module].d_in} entries a token, {names[module]} ({module}) "
                 f"passes on {width}: give the site an SAE that was trained on it"
+            )
+        if saes[module].d_sae != d_sae:
+            raise ValueError(
+                f"{folder} has {saes[module].d_sae:,} latents, d_sae of kind {kind} is {d_sae:,}, "
+                "which figures state: mend d_sae, or give the site another SAE"
             )
     return saes

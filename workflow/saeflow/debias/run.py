@@ -65,6 +65,7 @@ def run_debias(
     subject: Path,
     corpus: Path,
     saes: Mapping[str, Mapping[str, Path]],
+    d_sae: Mapping[str, int],
     seed: int,
     out: Path,
     root: Path | None = None,
@@ -73,8 +74,9 @@ def run_debias(
     """Run every method with one seed, and write what came out into the folder `out`.
 
     `saes` maps kinds (gsae, ssae) to the SAE of each of `settings.sites`, in any layout that
-    `load_sae` reads; the random choice and the feature skyline are of the first kind. `root` is
-    the folder that a person's files lie below.
+    `load_sae` reads, and `d_sae` to the latents that each of these is said to have; the random
+    choice and the feature skyline are of the first kind. `root` is the folder that a person's files
+    lie below.
 
     Writes `debias.parquet` (tidy rows: `variant` is the method, `selection` the kind of SAE, shares
     between 0 and 1), `latents.parquet` (a row a latent above the threshold: its id in the whole
@@ -82,14 +84,16 @@ def run_debias(
     SAEs by kind) and the manifest.
 
     Before any long work: ValueError for kinds whose sites are not those of the settings and for an
-    SAE of another width; SiteError for a site that the subject lacks or that the probe cannot see;
-    BiographyError for a corpus that cannot give the sets; ArtifactError for a damaged input.
+    SAE of another width or number of latents; SiteError for a site that the subject lacks or that
+    the probe cannot see; BiographyError for a corpus that cannot give the sets; ProbeError for a
+    probe that learns nothing; ArtifactError for a damaged input.
     """
     clock, out = Clock(), begin(out)
     model = load_subject(subject, device)
     widths = widths_before_probe(model, settings)
     loaded = {
-        kind: load_saes(kind, folders, settings, widths, device) for kind, folders in saes.items()
+        kind: load_saes(kind, folders, settings, widths, d_sae[kind], device)
+        for kind, folders in saes.items()
     }
     if not loaded:
         raise ValueError("no kind of SAE is given")
