@@ -1,0 +1,252 @@
+"""Feature absorption: how often a class's latents are silent because more specific ones stand in.
+
+As in SAEBench (Chanin et al. 2024), on first letters of words, and alike on packages and their
+subpackages. A class has a linear probe of the site's activations and *main latents*, those by which
+a few latents tell it best. On the held-out rows of the class that the probe finds, absorption is
+full where main latents are silent and one other latent makes up the probe's direction, and is a
+fraction where others make up part of it (`absorption_scores`). A class's score is the mean over
+these rows, an SAE's the mean over its classes. Classes that the subject does not know are left out
+and counted. SAEBench reads words a second time, behind other examples, to score them; here the
+activations that the probe was judged on are scored.
+
+An SAE without any latent for a class absorbs nothing by this measure: read scores beside
+`absorption_main_f1`, the held-out F1 of the main latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from string import ascii_lowercase
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from saeflow.activations.exclusion import read_exclusion
+from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
+from saeflow.evaluation.absorption_classes import Classes, probe_classes
+from saeflow.evaluation.absorption_domains import domain_places
+from saeflow.evaluation.absorption_latents import main_latents
+from saeflow.evaluation.absorption_rows import LabelledRows, read_places
+from saeflow.evaluation.absorption_settings import AbsorptionSettings
+from saeflow.evaluation.absorption_tables import CLASSES, LATENTS, class_absorption
+from saeflow.evaluation.absorption_words import corpus_words, letter_places, vocabulary_words
+from saeflow.evaluation.origin import Key, Member, check_members, load_members
+from saeflow.evaluation.pooled import Site
+from saeflow.evaluation.rows import Point, Row, make_row, write_rows
+from saeflow.fingerprint import fingerprint
+from saeflow.progress import Progress
+from saeflow.sae.boosted import Boosted
+from saeflow.sae.model import SAE
+from saeflow.subjects.load import load_subject
+
+ROWS, DETAILS, ABSORBING = FILES = (
+    "absorption.parquet",
+    "absorption_details.parquet",
+    "absorption_latents.parquet",
+)
+Concept = Literal["letters", "domains"]
+"""A section of the settings."""
+PREFIXES: dict[Concept, str] = {"letters": "", "domains": "domain_"}
+"""What the names of a concept's metrics begin with."""
+
+
+class Measured(NamedTuple):
+    """What was found of one concept or several."""
+
+    rows: list[Row]
+    classes: list[dict[str, Any]]
+    """Rows of the table of classes."""
+    latents: list[dict[str, Any]]
+    """Rows of the table of latents that absorb."""
+
+
+def evaluate_absorption(
+    settings: AbsorptionSettings,
+    saes: Sequence[Member],
+    *,
+    subject: Path,
+    activations: Path,
+    point: Point,
+    out: Path,
+    corpus: Path | None = None,
+    exclusion: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Measure the SAEs of one variant, all L0 targets and seeds, on the concepts of the settings.
+
+    `activations` is the cache that the SAEs were trained on, `exclusion` the one whose rule says
+    which tokens count, null takes `activations`. `corpus` is the folder of the documents that
+    domains and `letters.words: corpus` are of. Writes `absorption.parquet` (tidy rows of split
+    test), `absorption_details.parquet` (a row for each SAE and class),
+    `absorption_latents.parquet` (one for each latent that absorbs) and the manifest into `out`. The
+    point's `l0_target` is ignored: each row has its SAE's. Raises ArtifactError for inputs that are
+    damaged or do not belong together, and ValueError where `measure_absorption` raises it, for a
+    corpus that is needed and not given and for settings without a concept.
+    """
+    clock, out = Clock(), begin(out)
+    _check_inputs(settings, corpus)
+    check_members(saes, point, activations)
+    model, rule = load_subject(subject, device), exclusion or activations
+    loaded = load_members(saes, device)
+    site = Site(
+        model,
+        point.site,
+        read_exclusion(rule, model.special_ids),
+        settings.batch_tokens,
+        settings.precision,
+    )
+    found = _joined(
+        measure_absorption(settings, concept, rows, loaded, point=point)
+        for concept, rows in _read(settings, site, corpus)
+    )
+    write_rows(out / ROWS, found.rows)
+    _write_table(out / DETAILS, found.classes, CLASSES)
+    _write_table(out / ABSORBING, found.latents, LATENTS)
+    write_manifest(
+        out,
+        kind="metrics",
+        settings={"absorption": settings.model_dump(mode="json"), "point": point._asdict()},
+        files=FILES,
+        inputs={
+            "subject": subject,
+            "activations": activations,
+            "exclusion": rule,
+            **({} if corpus is None else {"corpus": corpus}),
+            **{f"l0_{sae.l0_target}/seed{sae.seed}": sae.folder for sae in saes},
+        },
+        seed=settings.seed,
+        device=device,
+        code=fingerprint(__name__),
+        clock=clock,
+    )
+
+
+def measure_absorption(
+    settings: AbsorptionSettings,
+    concept: Concept,
+    rows: LabelledRows,
+    saes: Mapping[Key, SAE | Boosted],
+    *,
+    point: Point,
+) -> Measured:
+    """Return the absorption that each SAE shows on the rows of a concept.
+
+    Means over classes (n classes): `absorption_fraction`, `full_absorption`,
+    `absorption_main_latents` (how many a class is split among), `absorption_main_f1` and
+    `absorption_probe_f1`; besides `absorption_rows`, over which the scores are, and
+    `absorption_classes_skipped` (n all classes). Names of domains begin with `domain_`. Raises
+    ValueError for too few classes that count, for SAEs of another width than the rows, for residual
+    ones, whose latents are only part of what is written, and for one that never fires.
+    """
+    of_concept = getattr(settings, concept)
+    if of_concept is None:
+        raise ValueError(f"the settings leave out {concept}: give them as `absorption.{concept}`")
+    classes = probe_classes(of_concept, settings.probe, rows, settings.seed)
+    found = []
+    with Progress(len(saes), "SAEs", f"measuring absorption of {concept}") as progress:
+        for key, sae in saes.items():
+            whole = _whole(key, sae, rows)
+            found.append(_measure_one(settings, concept, rows, classes, key, whole, point))
+            progress.update(1)
+    return _joined(found)
+
+
+def _measure_one(
+    settings: AbsorptionSettings,
+    concept: Concept,
+    rows: LabelledRows,
+    classes: Classes,
+    key: Key,
+    sae: SAE,
+    point: Point,
+) -> Measured:
+    mains = main_latents(settings, sae, rows, classes.counted)
+    scores = [
+        class_absorption(settings, sae, rows, of, main)
+        for of, main in zip(classes.counted, mains, strict=True)
+    ]
+    means: dict[str, list[float]] = {
+        "absorption_fraction": [score.fraction for score in scores],
+        "full_absorption": [score.full for score in scores],
+        "absorption_main_latents": [float(len(main.latents)) for main in mains],
+        "absorption_main_f1": [main.f1[len(main.latents) - 1] for main in mains],
+        "absorption_probe_f1": [of.f1 for of in classes.counted],
+    }
+    counted, skipped = len(classes.counted), len(classes.skipped)
+    n_rows = sum(len(of.found) for of in classes.counted)
+    values: dict[str, tuple[float, int]]
+    values = {metric: (sum(of) / counted, counted) for metric, of in means.items()}
+    values["absorption_rows"] = (n_rows, n_rows)
+    values["absorption_classes_skipped"] = (skipped, counted + skipped)
+    row = partial(make_row, point._replace(l0_target=key.l0_target), split="test", seed=key.seed)
+    named = {**key._asdict(), "concept": concept}
+    left_out = [
+        {
+            "class": of.name,
+            "train_rows": of.train_rows,
+            "test_rows": of.test_rows,
+            "probe_f1": of.f1,
+            "skipped": of.reason,
+        }
+        for of in classes.skipped
+    ]
+    return Measured(
+        [
+            row(metric=PREFIXES[concept] + metric, value=value, n=n)
+            for metric, (value, n) in values.items()
+        ],
+        [{**named, **one} for one in [*(score.details for score in scores), *left_out]],
+        [{**named, **one} for score in scores for one in score.absorbing],
+    )
+
+
+def _read(
+    settings: AbsorptionSettings, site: Site, corpus: Path | None
+) -> Iterator[tuple[Concept, LabelledRows]]:
+    """Yield the rows of each concept of the settings."""
+    if (letters := settings.letters) is not None:
+        if letters.words == "corpus" and corpus is not None:
+            words = corpus_words(corpus, letters.corpus_words)
+        else:
+            words = vocabulary_words(site.subject.tokenizer)
+        places = letter_places(letters, site.subject, words, settings.seed)
+        yield "letters", read_places(site, places, ascii_lowercase)
+    if settings.domains is not None and corpus is not None:
+        yield "domains", read_places(site, domain_places(settings.domains, corpus, site.subject))
+
+
+def _check_inputs(settings: AbsorptionSettings, corpus: Path | None) -> None:
+    if settings.letters is None and settings.domains is None:
+        raise ValueError("absorption of nothing: give `absorption.letters` or `absorption.domains`")
+    needs = settings.domains is not None or (
+        settings.letters is not None and settings.letters.words == "corpus"
+    )
+    if needs and corpus is None:
+        raise ValueError("absorption reads words or domains of a corpus, and none is given")
+
+
+def _whole(key: Key, sae: SAE | Boosted, rows: LabelledRows) -> SAE:
+    if isinstance(sae, Boosted):
+        raise ValueError(f"the SAE of {key} is residual: absorption is about whole dictionaries")
+    if sae.d_in != rows.x_nd.shape[1]:
+        raise ValueError(
+            f"the SAE of {key} reads width {sae.d_in}, the rows are {rows.x_nd.shape[1]} wide"
+        )
+    return sae
+
+
+def _joined(parts: Iterable[Measured]) -> Measured:
+    joined = Measured([], [], [])
+    for part in parts:
+        joined.rows.extend(part.rows)
+        joined.classes.extend(part.classes)
+        joined.latents.extend(part.latents)
+    return joined
+
+
+def _write_table(path: Path, found: list[dict[str, Any]], schema: pa.Schema) -> None:
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(found, schema=schema), temporary)
