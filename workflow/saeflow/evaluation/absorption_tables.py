@@ -91,17 +91,15 @@ def class_absorption(
         fraction += scores.fraction_n.tolist()
         absorbing += _absorbing(part_n.tolist(), projected, scores)
     cosine_f = cosines(sae, of.direction_d).tolist()
-    scored = {
-        "full_absorption": sum(full) / len(full),
-        "absorption_fraction": sum(fraction) / len(fraction),
-    }
+    full_mean, fraction_mean = sum(full) / len(full), sum(fraction) / len(fraction)
     details = {
         "class": of.name,
         "train_rows": of.train_rows,
         "test_rows": of.test_rows,
         "probe_f1": of.f1,
         "rows": len(full),
-        **scored,
+        "full_absorption": full_mean,
+        "absorption_fraction": fraction_mean,
         "main_latents": main.latents,
         "main_cosines": [cosine_f[latent] for latent in main.latents],
         "f1_by_k": main.f1,
@@ -110,7 +108,7 @@ def class_absorption(
         {"class": of.name, "cosine": cosine_f[one["latent"]], **one}
         for one in _summaries(absorbing, rows.parts)
     ]
-    return ClassAbsorption(*scored.values(), details, summaries)
+    return ClassAbsorption(full_mean, fraction_mean, details, summaries)
 
 
 class _Absorbing(NamedTuple):
