@@ -1,6 +1,5 @@
 """What a fresh project plans, and how it refuses a wrong configuration: no job runs here."""
 
-import time
 
 import pytest
 import yaml
@@ -33,13 +32,11 @@ def test_a_figure_of_one_selection_trains_no_other(fresh, tmp_path):
     assert not any("/debias/" in path for path in outputs)
 
 
-def test_the_paper_scale_plans_without_network_or_gpu_in_seconds(fresh, tmp_path):
+def test_the_paper_scale_plans_without_network_or_gpu(fresh, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"papers": ["ortsae"]}))
-    started = time.monotonic()
     planned = fresh.planned("--configfile", str(path), scale="paper")
     assert planned["train_sae"] == 8 * 4 * 3
-    assert time.monotonic() - started < 20
 
 
 COPIES = ("physics-papers", "camel-ai-physics", "pile-toxicity-balanced2", "bias_in_bios")
