@@ -1,6 +1,5 @@
 """What a fresh project plans, and how it refuses a wrong configuration: no job runs here."""
 
-
 import pytest
 import yaml
 
