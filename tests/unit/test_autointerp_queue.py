@@ -57,10 +57,8 @@ def test_a_refusal_empties_the_queue(latents: list[Latent], tmp_path: Path) -> N
     waiting, concurrency = queue(latents, 40), 4
     with serving(faults=["none"] * 9 + ["401"], pause=0.05) as served:
         model = EndpointModel(endpoint(served, concurrency=concurrency))
-        began = time.monotonic()
         with pytest.raises(JudgeRefused, match="status 401"):
             list(verdicts(LanguageJudge(model, tmp_path, 10), waiting))
-        assert time.monotonic() - began < 5
         asked = len(served.requests())
         time.sleep(0.3)
         assert len(served.requests()) == asked <= 10 + concurrency
@@ -74,7 +72,7 @@ def test_a_refusal_ends_the_pauses_between_tries(latents: list[Latent], tmp_path
         began = time.monotonic()
         with pytest.raises(JudgeRefused, match="status 401"):
             list(verdicts(LanguageJudge(model, tmp_path, 10), queue(latents, 8)))
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 25  # a pause is 30 s
 
 
 def test_any_other_error_empties_the_queue(latents: list[Latent], tmp_path: Path) -> None:
