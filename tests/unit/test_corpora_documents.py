@@ -197,6 +197,7 @@ def test_settings_are_chosen_by_source() -> None:
         "hub": {"folder": "f", "domain": "d"},
         "domain": {"corpus": "c", "domains": "d"},
         "planted": {"corpus": "c"},
+        "mixture": {"parts": {"c": 0.5, "d": 0.5}},
     }
     for source in SOURCES:
         settings = adapter.validate_python({"source": source, **extra.get(source, {})})

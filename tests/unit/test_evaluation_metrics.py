@@ -117,7 +117,7 @@ def brute_force(w: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("entries", [1, 100, 2**20])
 def test_decoder_cosine_against_brute_force(monkeypatch, entries: int) -> None:
-    monkeypatch.setattr(decoder, "_CHUNK_ENTRIES", entries)
+    monkeypatch.setattr(decoder, "CHUNK_ENTRIES", entries)
     w = draw(37, 5) * draw(37, 1, seed=1).exp()
     torch.testing.assert_close(max_decoder_cosine(w), brute_force(w))
 
