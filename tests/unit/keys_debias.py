@@ -118,6 +118,7 @@ STAGES = {
             "DebiasSettings.on_unlabelled": Case("on_unlabelled", "refuse", "refused"),
             "DebiasSettings.max_tokens": Case("max_tokens", 4, "rows"),
             "DebiasSettings.batch_tokens": Case("batch_tokens", 20, "largest pass"),
+            "DebiasSettings.precision": Case("precision", "bfloat16", "latents"),
             "DebiasSettings.person": Case("person", {"ssae": "person.json"}, "latents"),
             "DebiasSettings.top_tokens": Case("top_tokens", 2, "latents"),
             "Classes.label": Case(

@@ -105,6 +105,25 @@ def test_edits_act_one_after_the_other(subject: Subject) -> None:
     assert (clean_nd - found_nd).abs().amax(1).min() > 0.1
 
 
+def test_mixed_precision_is_of_the_subject_alone(subject: Subject) -> None:
+    sae, seen = random_sae(), []
+
+    def edit(x_nd: Tensor) -> Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return without_latents(sae, ABLATED)(x_nd)
+
+    found = {
+        precision: pooled_states(
+            subject, examples(), PROBE_SITE, batch_tokens=12, precision=precision,
+            edits={"gpt_neox.layers.0.mlp": edit},
+        )
+        for precision in ("float32", "bfloat16")
+    }  # fmt: skip
+    assert not any(seen)
+    error_nd = found["bfloat16"] - found["float32"]
+    assert 0 < error_nd.norm() < 0.02 * found["float32"].norm()
+
+
 def by_hand(subject: Subject, saes: dict[str, SAE], tokens_bt: Tensor) -> Tensor:
     def edited(site: str, x_btd: Tensor) -> Tensor:
         if site not in saes:

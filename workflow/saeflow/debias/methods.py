@@ -65,6 +65,7 @@ class Experiment:
             examples,
             self.settings.probe_site,
             batch_tokens=self.settings.batch_tokens,
+            precision=self.settings.precision,
             edits=edits,
             what=what,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from saeflow.debias.biographies import Examples
 from saeflow.debias.passes import text_mask
 from saeflow.debias.slicing import encoder_of
+from saeflow.evaluation.site_rows import arithmetic
 from saeflow.progress import Progress
 from saeflow.sae.model import SAE, standardised
 from saeflow.subjects.load import Subject
@@ -92,6 +93,7 @@ def pooled_states(
     site: str,
     *,
     batch_tokens: int,
+    precision: Literal["auto", "float32", "bfloat16"] = "float32",
     edits: Mapping[str, Edit] | None = None,
     what: str = "reading",
 ) -> Tensor:
@@ -108,7 +110,9 @@ def pooled_states(
         for rows in batches_by_length(examples.tokens, batch_tokens):
             tokens_bt, lengths_b = padded([examples.tokens[row] for row in rows])
             text_bt = text_mask(subject, tokens_bt, lengths_b)
-            pooled.append(pool(states_at(subject, tokens_bt, site), text_bt).cpu())
+            with arithmetic(subject, precision):
+                states_btd = states_at(subject, tokens_bt, site)
+            pooled.append(pool(states_btd, text_bt).cpu())
             order.extend(rows)
             progress.update(len(rows))
     return torch.cat(pooled)[torch.tensor(order).argsort()]
@@ -116,7 +120,8 @@ def pooled_states(
 
 def _on_text(edit: Edit, skip: int) -> Callable[[Tensor], Tensor]:
     def replace(x_btd: Tensor) -> Tensor:
-        new = edit(x_btd[:, skip:].flatten(0, 1)).unflatten(0, (len(x_btd), -1))
+        with torch.autocast(x_btd.device.type, enabled=False):
+            new = edit(x_btd[:, skip:].flatten(0, 1)).unflatten(0, (len(x_btd), -1))
         return torch.cat([x_btd[:, :skip], new], 1)
 
     return replace
