@@ -232,6 +232,7 @@ CASES = {
     "Config.papers": Case("papers", ["ortsae"], "targets"),
     "Config.seeds": Case("seeds", [0, 1, 2], "targets"),
     "Config.train_together": Case("train_together", 3, "together"),
+    "Config.seeds_together": Case("seeds_together", 1, "together"),
     "Config.data_dir": Case("data_dir", "own_data", "roots"),
     "Config.results": Case("results", "elsewhere", "targets"),
     "Variant.label": Case("variants.relu.label", "Another", "figures"),

@@ -72,6 +72,10 @@ def test_the_paper_scale_is_the_papers_grid():
         ),
         ({"variants": {"relu": {"l1": None}}}, ["variants.relu", "needs an l1 section"]),
         (
+            {"variants": {"relu": {"training": {"tokens": 4096}}}},
+            ["variants.relu.training.tokens", "ortsae.grids.main", "set training.tokens"],
+        ),
+        (
             {"variants": {"ortsae": {"tilt": {"t": 5.0, "over": "sequence"}}}},
             ["ortsae.timings.", "ortsae tilts over sequences", "tilt.over: token"],
         ),

@@ -44,7 +44,8 @@ def test_a_variant_stays_whole_where_it_fits(fresh, tmp_path):
 
 
 def test_the_saes_of_all_sites_are_one_job(fresh, tmp_path):
-    jobs, _ = groups(fresh, *configured(tmp_path, papers=["ssae"], train_together=1))
+    changes = {"papers": ["ssae"], "train_together": 1, "seeds_together": 1}
+    jobs, _ = groups(fresh, *configured(tmp_path, **changes))
     assert sorted(len({sae.split("/")[4] for sae in job}) for job in jobs) == [7, 7, 7, 7]
 
 
@@ -99,6 +100,18 @@ def test_a_residual_sae_is_not_trained_with_its_base(fresh, tmp_path):
     )
     assert sum("residual" in sae for job in jobs for sae in job) == 4
     assert not [job for job in jobs if len({"residual" in sae for sae in job}) > 1]
+
+
+def test_seeds_of_what_starts_from_an_sae_share_a_job(fresh, tmp_path):
+    def tuned(number):
+        """SAEs of each job that starts from an SAE on a selection, and their seeds."""
+        options = {"papers": ["ssae"], "train_together": 1, "seeds_together": number}
+        jobs, _ = groups(fresh, *configured(tmp_path, **options))
+        of_one_site = [job for job in jobs if len({sae.split("/")[4] for sae in job}) == 1]
+        return [{sae.split("/")[-2] for sae in job} for job in of_one_site]
+
+    assert tuned(1) == []
+    assert len(tuned(2)) > 5 and all(len(seeds) == 2 for seeds in tuned(2))
 
 
 def test_snakemakes_own_lint_passes(fresh):

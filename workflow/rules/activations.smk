@@ -13,7 +13,7 @@ rule tokenise:
         P.benchmark("tokenise", "{subject}-{corpus}")
     conda:
         "../../envs/cpu.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=3000,
         runtime=60,
@@ -36,7 +36,8 @@ rule cache_activations:
         P.benchmark("cache_activations", "{subject}-{corpus}-{split}")
     conda:
         "../../envs/cpu.yaml"
-    threads: max(1, workflow.cores or 1)
+    # Half the cores: two caches side by side are written faster than one after the other.
+    threads: max(1, (workflow.cores or 1) // 2)
     resources:
         mem_mb=3000,
         runtime=240,

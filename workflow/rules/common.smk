@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace

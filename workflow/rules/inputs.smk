@@ -148,10 +148,12 @@ def needed_inputs(wildcards):
 
 
 def sae_groups():
-    """The SAEs of all grids and sweeps, in lists that one job trains from one read of a cache.
+    """The SAEs of all grids and sweeps, in lists that one job trains.
 
-    A list holds up to `train_together` SAEs: whole variants as far as they fit. An SAE and what
-    it starts from or corrects are in different lists, and no two lists wait for each other.
+    One read of a cache trains up to `train_together` SAEs of one seed: whole variants as far as
+    they fit. A job has one read, or those of `seeds_together` seeds where the SAEs start from or
+    correct another. An SAE and what it starts from or corrects are in different lists, and no two
+    lists wait for each other.
     """
     shared = {}
     for paper, seed in product(CFG.papers, CFG.seeds):
@@ -161,34 +163,42 @@ def sae_groups():
             by_document = CFG.variants[point.variant].by_document
             sae = SimpleNamespace(**plain(point), path=point.path, seed=str(seed))
             needs_sae = needed_inputs(sae) != []
-            cache = (point.subject, point.site, point.corpus)
-            reads = (*cache, seed, by_document, needs_sae)
-            of_variant = shared.setdefault(reads, {}).setdefault(point.variant, {})
-            of_variant[point.path] = sae
-    for variants in shared.values():
-        yield from packed([list(saes.values()) for saes in variants.values()])
+            reads = (point.subject, point.site, point.corpus, by_document, needs_sae)
+            of_seed = shared.setdefault(reads, {}).setdefault(seed, {})
+            of_seed.setdefault(point.variant, {})[point.path] = sae
+    for (*_, needs_sae), seeds in shared.items():
+        reads = [
+            packed([list(saes.values()) for saes in variants.values()])
+            for variants in seeds.values()
+        ]
+        yield from joined(reads, CFG.seeds_together if needs_sae else 1)
 
 
 def sae_jobs():
-    """The SAEs that are trained in one job: those of a read, if asked for, and of all sites."""
-    if CFG.train_together > 1:
-        yield from sae_groups()
+    """The SAEs that are trained in one job: those of some reads, and of all sites."""
+    yield from (saes for saes in sae_groups() if len(saes) > 1)
     yield from site_groups()
+
+
+def joined(reads, number):
+    """Join the reads of so many seeds, each of which has the same, into lists of a job."""
+    for start in range(0, len(reads), number):
+        for of_seeds in zip(*reads[start : start + number], strict=True):
+            yield [sae for saes in of_seeds for sae in saes]
 
 
 def packed(variants):
     """Lists of up to `train_together`; a variant is not split where it fits into one."""
-    together = []
+    lists, together = [], []
     for saes in variants:
         if together and len(together) + len(saes) > CFG.train_together:
-            yield together
+            lists.append(together)
             together = []
         together = together + saes
         while len(together) > CFG.train_together:
-            yield together[: CFG.train_together]
+            lists.append(together[: CFG.train_together])
             together = together[CFG.train_together :]
-    if together:
-        yield together
+    return [*lists, together] if together else lists
 
 
 def reserve_for_processes():
@@ -209,11 +219,13 @@ def reserve_for_processes():
 def set_as_train_sae(rule, saes):
     """Give a rule for several SAEs what is set for `train_sae`, here, in a profile or by option.
 
-    But as often its memory and its time as there are SAEs.
+    But as often its time as there are SAEs, and its memory as there are in one read.
     """
     resources = workflow.get_rule(rule).resources
     resources.update(workflow.get_rule("train_sae").resources)
-    multiply(resources, ("mem", "runtime"), len(saes))
+    reads = Counter((sae.site, sae.seed) for sae in saes)
+    multiply(resources, ("mem",), max(reads.values()))
+    multiply(resources, ("runtime",), len(saes))
     workflow.ruleorder(rule, "train_sae")
 
 

@@ -76,6 +76,9 @@ class Config(Settings):
     """Folder of everything that is generated, absolute or relative to where Snakemake runs."""
     train_together: PositiveInt = 1
     """SAEs that one job trains from one read of their cache; any number gives the same weights."""
+    seeds_together: PositiveInt = 1
+    """Seeds that one job trains one after another, of SAEs that start from or correct another; any
+    number gives the same weights."""
     corpora: dict[Name, Annotated[Corpus | Selection, Field(discriminator="source")]]
     retrieval: Retrieval = Retrieval()
     subjects: dict[Name, SubjectSettings]
@@ -126,9 +129,7 @@ class Config(Settings):
     @model_validator(mode="after")
     def _variants_train(self) -> Config:
         for name, variant in self.variants.items():
-            own_budget = {"tokens"} if variant.init_from is not None else set()
-            shared = {"tokens", "batch_size", "checkpoint_minutes"} - own_budget
-            for key in shared & set(variant.training):
+            for key in {"batch_size", "checkpoint_minutes"} & set(variant.training):
                 raise ValueError(
                     f"variants.{name}.training.{key}: is the same for the variants of a "
                     f"comparison; set training.{key}"
@@ -151,6 +152,22 @@ class Config(Settings):
                 except ValidationError as error:
                     message = error.errors()[0]["msg"]
                     raise ValueError(f"{key}.d_sae: {point.variant}: {message}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _comparisons_are_fair(self) -> Config:
+        for paper in self.papers:
+            for key, point in self.points(paper):
+                variant = self.variants[point.variant]
+                if variant.init_from is not None or key.startswith(f"{paper}.debias"):
+                    continue
+                settings = self.sae(point.variant, point.d_sae, point.l0, 0)
+                if settings.training.tokens != self.training.tokens:
+                    raise ValueError(
+                        f"variants.{point.variant}.training.tokens: {key} compares it, and what a "
+                        "comparison trains from nothing is trained on as many tokens; "
+                        "set training.tokens"
+                    )
         return self
 
 

@@ -19,7 +19,7 @@ with job(snakemake.log[0], max(1, snakemake.threads // processes)):
     wanted = {}
     for site, settings, base, init, manifest in saes:
         training = {**settings["training"], "checkpoint_minutes": minutes}
-        wanted.setdefault(site, []).append(
+        wanted.setdefault((site, settings["seed"]), []).append(
             {
                 "settings": {**settings, "training": training},
                 "out": str(Path(manifest).parent),
@@ -27,10 +27,10 @@ with job(snakemake.log[0], max(1, snakemake.threads // processes)):
                 "init": init,
             }
         )
-    for site, of_site in wanted.items():
+    for (site, _), of_read in wanted.items():
         train(
             {
-                "wanted": of_site,
+                "wanted": of_read,
                 "activations": str(Path(snakemake.input.activations).parent),
                 "site": site,
                 "device": "cuda" if snakemake.resources.gpu else "cpu",
