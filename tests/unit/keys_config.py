@@ -23,11 +23,12 @@ from saeflow.figures.caption_values import filled
 from saeflow.figures.sweep_settings import SHARED_MEASURES
 from saeflow.fingerprint import fingerprint
 from saeflow.grids import Timing
-from saeflow.measures import FILES, measure_of
+from saeflow.measures import FILES, PAIR_MEASURES, measure_of, measure_of_grid
 from saeflow.paths import POINT, Paths
 from saeflow.preflight import base_files, base_folder, corpus_files, person_files, subject_root
 from saeflow.references import TIMING_SPLIT
 from saeflow.retrieval.settings import BM25_INDEX
+from saeflow.sae.settings import TIMING_METRIC
 from saeflow.sae.timing import time_variants
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +55,10 @@ def lookups(config: Config) -> SimpleNamespace:
         "filled": filled,
         "fingerprint": fingerprint,
         "judge_files": judge_files,
+        "PAIR_MEASURES": PAIR_MEASURES,
+        "TIMING_METRIC": TIMING_METRIC,
         "measure_of": measure_of,
+        "measure_of_grid": measure_of_grid,
         "subject_root": subject_root,
         "TIMING_SPLIT": TIMING_SPLIT,
         "product": product,

@@ -128,6 +128,9 @@ STAGES = {
                 "variant.matryoshka.fractions", [0.5, 0.5], "weights", NESTED
             ),
             "Orthogonality.gamma": Case("variant.orthogonality.gamma", 1.0, "weights", ORTHOGONAL),
+            "Orthogonality.chunks": Case(
+                "variant.orthogonality", {"chunks": 3}, "weights", ORTHOGONAL
+            ),
             "Orthogonality.chunk_size": Case(
                 "variant.orthogonality.chunk_size", 8, "weights", ORTHOGONAL
             ),

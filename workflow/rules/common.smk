@@ -17,7 +17,7 @@ try:
     from saeflow.fingerprint import fingerprint
     from saeflow.job import share_library
     from saeflow.measures import FILES as MEASURE_FILES
-    from saeflow.measures import measure_of
+    from saeflow.measures import PAIR_MEASURES, measure_of, measure_of_grid
     from saeflow.paths import FIGURE_SUFFIXES, POINT, TABLE_SUFFIXES, Paths
     from saeflow.preflight import (
         base_files,
@@ -33,6 +33,7 @@ try:
     from saeflow.retrieval.encoders import encoder_files
     from saeflow.retrieval.settings import BM25_INDEX
     from saeflow.sae.identity import training_code
+    from saeflow.sae.settings import TIMING_METRIC
 except ModuleNotFoundError as error:
     raise WorkflowError(
         f"{error.name} is not installed in the environment of this snakemake: "

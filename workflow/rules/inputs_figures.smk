@@ -40,10 +40,25 @@ def shown_folders(paper, shown):
         }
     if getattr(shown, "timing", None) is not None:
         return {"timing": {shown.timing: P.timing(paper, shown.timing)}}
-    points = CFG.paper(paper).grids[shown.grid].points()
-    return {
-        "core": {p.path: P.core(p.path) for p in points if p.variant in shown.variants}
+    return grid_folders(paper, shown)
+
+
+def grid_folders(paper, shown):
+    """Core metrics by point, and other measures by variant; a baseline has nothing to compare."""
+    grid = CFG.paper(paper).grids[shown.grid]
+    folders = {
+        "core": {
+            p.path: P.core(p.path) for p in grid.points() if p.variant in shown.variants
+        }
     }
+    for measure in {measure_of_grid(metric): None for metric in shown.metrics}:
+        if measure != "core":
+            folders[measure] = {
+                variant: P.measure(paper, shown.grid, measure, variant, grid.corpus)
+                for variant in shown.variants
+                if measure not in PAIR_MEASURES or variant != grid.baseline
+            }
+    return folders
 
 
 def sweep_folders(paper, shown, measure):
@@ -161,17 +176,29 @@ def table_context(wildcards):
 # Claims
 
 
-def grid_rows(paper, name):
-    """Files with the rows of a grid: its points' core metrics and its timings."""
+def claim_metrics(claim):
+    parts = ((part.metric, part.baseline_metric) for part in claim.parts)
+    return {metric for both in parts for metric in both if metric is not None}
+
+
+def grid_rows(paper, name, claims):
+    """Files with the rows of a grid: core metrics, timings, and measures that claims ask for."""
     section = CFG.paper(paper)
+    grid = section.grids[name]
     timings = [t for t, timing in section.timings.items() if timing.grid == name]
-    return [
-        *(
-            f"{P.core(point.path)}/core.parquet"
-            for point in section.grids[name].points()
-        ),
-        *(f"{P.timing(paper, timing)}/timing.parquet" for timing in timings),
-    ]
+    files = [f"{P.core(point.path)}/core.parquet" for point in grid.points()]
+    files += [f"{P.timing(paper, timing)}/timing.parquet" for timing in timings]
+    for claim in claims:
+        metrics = claim_metrics(claim) - {TIMING_METRIC}
+        for measure in sorted(set(map(measure_of_grid, metrics)) - {"core"}):
+            series = [
+                variant
+                for variant in claim.variants
+                if measure not in PAIR_MEASURES or variant != grid.baseline
+            ]
+            folders = claim_folders(paper, name, measure, series, grid.tested)
+            files += [f"{folder}/{MEASURE_FILES[measure]}" for folder in folders]
+    return list(dict.fromkeys(files))
 
 
 def sweep_rows(paper, name, claims):
@@ -181,13 +208,7 @@ def sweep_rows(paper, name, claims):
         tested = [
             t for t, text in sweep.tested.items() if claim.corpus in (None, text.corpus)
         ]
-        metrics = {
-            metric
-            for part in claim.parts
-            for metric in (part.metric, part.baseline_metric)
-            if metric is not None
-        }
-        measures = set(map(measure_of, metrics))
+        measures = set(map(measure_of, claim_metrics(claim)))
         if claim.l0_tolerance is not None:
             measures.add("core")  # has the measured L0
         for measure in sorted(measures):
@@ -208,7 +229,7 @@ def claim_experiments(wildcards):
     experiments = []
     for name, grid in section.grids.items():
         claims = [claim for claim in section.claims if claim.grid == name]
-        experiments.append((claims, grid_rows(paper, name), grid))
+        experiments.append((claims, grid_rows(paper, name, claims), grid))
     for name, sweep in section.sweeps.items():
         claims = [claim for claim in section.claims if claim.sweep == name]
         experiments.append((claims, sweep_rows(paper, name, claims), sweep))

@@ -2,7 +2,9 @@
 
 
 def sweep_of(wildcards):
-    return CFG.paper(wildcards.paper).sweeps[wildcards.sweep]
+    """A sweep, or a grid: its variants are series, all trained on its corpus and measured on it."""
+    section = CFG.paper(wildcards.paper)
+    return {**section.grids, **section.sweeps}[wildcards.sweep]
 
 
 def tested_of(wildcards):
@@ -101,7 +103,7 @@ def series_point(wildcards):
         "subject": sweep.subject,
         "site": sweep.site,
         "corpus": tested_of(wildcards).corpus,
-        "selection": sweep.series[wildcards.series].corpus,
+        "selection": sweep.selection(wildcards.series),
         "variant": wildcards.series,
         "d_sae": sweep.d_sae,
         "l0_target": sweep.reference_l0,
@@ -192,6 +194,53 @@ def map_point(wildcards):
 
 def sweep_baseline(wildcards):
     return sweep_of(wildcards).baseline
+
+
+# The evaluation suite
+
+
+def measure_settings(wildcards):
+    return plain(getattr(CFG.evaluation, wildcards.measure))
+
+
+def measure_code(wildcards):
+    return fingerprint(f"saeflow.evaluation.{wildcards.measure}")
+
+
+def of_baseline(wildcards):
+    """The wildcards of the series that the others are compared with."""
+    return SimpleNamespace(
+        paper=wildcards.paper, sweep=wildcards.sweep, series=sweep_baseline(wildcards)
+    )
+
+
+def baseline_params(wildcards):
+    return series_params(of_baseline(wildcards))
+
+
+def pair_inputs(wildcards):
+    return [*series_inputs(wildcards), *series_inputs(of_baseline(wildcards))]
+
+
+def pair_base_inputs(wildcards):
+    both = [*series_saes(wildcards), *series_saes(of_baseline(wildcards))]
+    return bases_behind(both)
+
+
+def labelled_corpora(wildcards):
+    """Folders of the corpora whose documents have classes, by name."""
+    settings = getattr(CFG.evaluation, wildcards.measure)
+    chosen = getattr(settings, "datasets", None) or settings.pairs
+    return {c.corpus: P.corpus(c.corpus) for c in chosen.values()}
+
+
+def labelled_inputs(wildcards):
+    return list(map(manifest, labelled_corpora(wildcards).values()))
+
+
+def absorption_corpus(wildcards):
+    """The corpus whose words or packages are looked at, if any."""
+    return tested_corpus(wildcards) if CFG.evaluation.absorption.reads_documents else []
 
 
 # Selections

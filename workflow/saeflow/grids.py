@@ -76,10 +76,34 @@ class Grid(_Sparsities):
     """Corpus of `corpora` whose activations are cached and whose held-out part is evaluated."""
     variants: Distinct[str]
     """Variants of `variants`."""
+    baseline: str
+    """The variant whose latents those of the others are compared with."""
 
-    def points(self) -> Iterator[Point]:
-        """Yield the points of the grid, variant by variant."""
-        for variant in self.variants:
+    @model_validator(mode="after")
+    def _has_its_baseline(self) -> Grid:
+        if self.baseline not in self.variants:
+            raise ValueError(
+                f"baseline {self.baseline!r} is not one of the variants {', '.join(self.variants)}"
+            )
+        return self
+
+    @property
+    def series(self) -> dict[str, Series]:
+        """The variants as series of a sweep, for measures of either."""
+        return {name: Series(corpus=self.corpus, variant=name) for name in self.variants}
+
+    @property
+    def tested(self) -> dict[str, Tested]:
+        """What they are measured on: held-out text of their corpus, by its name."""
+        return {self.corpus: Tested(corpus=self.corpus)}
+
+    def selection(self, series: str) -> str:
+        """Return what the SAEs of a variant were trained on: the corpus as it is."""
+        return "all"
+
+    def points(self, series: str | None = None) -> Iterator[Point]:
+        """Yield the points of a variant, or of all."""
+        for variant in self.variants if series is None else (series,):
             yield from self._points(self.corpus, variant)
 
 
@@ -136,6 +160,10 @@ class SeriesGrid(_Sparsities):
                 f"baseline {self.baseline!r} is not one of the series {', '.join(self.series)}"
             )
         return self
+
+    def selection(self, series: str) -> str:
+        """Return what the SAEs of a series were trained on."""
+        return self.series[series].corpus
 
     def points(self, series: str | None = None) -> Iterator[Point]:
         """Yield the points of a series, or of all."""

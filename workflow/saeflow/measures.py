@@ -1,6 +1,9 @@
-"""Which measure of a sweep has a metric, and in which file: for claims and checks of the config."""
+"""Which measure has a metric, and in which file: for figures, claims and checks of the config."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
 
 from saeflow.evaluation.settings import (
     CORE_METRICS,
@@ -22,6 +25,39 @@ EXPLAINED_METRICS = (
     "share_eligible",
 )
 CONCEPT_METRICS = ("concept_recall", "concept_auroc")
+COMPOSITION_METRICS = ("composition_rate", "composition_rate_random", "dead_meta_latents")
+CLUSTERING_METRICS = (
+    "clustering_coefficient",
+    "edge_density",
+    "edge_cosine",
+    "clustering_levels_skipped",
+)
+UNIQUENESS_METRICS = tuple(
+    prefix + metric
+    for prefix in ("", "baseline_")
+    for metric in ("unique_share", "unique_threshold", "unique_random_level", "nearest_cosine")
+)
+DECOMPOSITION_METRICS = tuple(
+    prefix + metric
+    for prefix in ("", "baseline_")
+    for metric in ("matched_share", "decomposed_share", "decomposed_latents")
+)
+ABSORPTION_METRICS = tuple(
+    prefix + metric
+    for prefix in ("", "domain_")
+    for metric in (
+        "absorption_fraction",
+        "full_absorption",
+        "absorption_main_latents",
+        "absorption_main_f1",
+        "absorption_probe_f1",
+        "absorption_rows",
+        "absorption_classes_skipped",
+    )
+)
+SPARSE_PROBING_METRICS = ("sparse_probing_accuracy", "sparse_probing_classes_skipped")
+SCR_METRICS = ("scr", "scr_pairs_without_gap", "scr_pairs_skipped")
+TPP_METRICS = ("tpp", "tpp_intended", "tpp_unintended", "tpp_classes_skipped")
 DEBIAS_METRICS = (
     "profession_accuracy",
     "gender_accuracy",
@@ -39,8 +75,20 @@ FILES = {
     "map": "spread.parquet",
     "explained": "explained.parquet",
     "concepts": "concept_recall.parquet",
+    "composition": "composition.parquet",
+    "clustering": "clustering.parquet",
+    "uniqueness": "uniqueness.parquet",
+    "decomposition": "decomposition.parquet",
+    "absorption": "absorption.parquet",
+    "sparse_probing": "sparse_probing.parquet",
+    "scr": "scr.parquet",
+    "tpp": "tpp.parquet",
+    "timing": "timing.parquet",
 }
 """File of tidy rows of each measure."""
+
+PAIR_MEASURES = frozenset({"uniqueness", "decomposition"})
+"""Measures of a variant against the baseline, which has none itself."""
 
 # Relations repeat the L0 and the perplexity of the points that they relate, so they come first.
 _MEASURES = {
@@ -51,12 +99,20 @@ _MEASURES = {
     "map": MAP_METRICS,
     "explained": EXPLAINED_METRICS,
     "concepts": CONCEPT_METRICS,
+    "composition": COMPOSITION_METRICS,
+    "clustering": CLUSTERING_METRICS,
+    "uniqueness": UNIQUENESS_METRICS,
+    "decomposition": DECOMPOSITION_METRICS,
+    "absorption": ABSORPTION_METRICS,
+    "sparse_probing": SPARSE_PROBING_METRICS,
+    "scr": SCR_METRICS,
+    "tpp": TPP_METRICS,
 }
 SWEEP_METRICS = tuple(dict.fromkeys(metric for known in _MEASURES.values() for metric in known))
 
 
 def measure_of(metric: str) -> str:
-    """Return the measure of a sweep that has `metric` (`concept_recall@0.001` is of one level).
+    """Return the measure that has `metric` (`concept_recall@0.001` is of one level).
 
     Raises ValueError for a metric of no measure.
     """
@@ -65,3 +121,20 @@ def measure_of(metric: str) -> str:
         if plain in metrics:
             return measure
     raise ValueError(f"no measure of a sweep has the metric {metric!r}: {', '.join(SWEEP_METRICS)}")
+
+
+def measure_of_grid(metric: str) -> str:
+    """Return the measure of a grid that has `metric`: its points' own rows are `core`.
+
+    Raises ValueError for a metric of no measure.
+    """
+    return "core" if metric in CORE_METRICS else measure_of(metric)
+
+
+def grid_files(folders: Mapping[str, Mapping[str, str]]) -> list[Path]:
+    """Return the files of tidy rows in the folders of a grid's measures, by measure and name."""
+    return [
+        Path(folder) / FILES[measure]
+        for measure, of_measure in folders.items()
+        for folder in of_measure.values()
+    ]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from saeflow.claims import ClaimSettings
 from saeflow.corpora.derived_settings import DerivedSettings, Mixture
 from saeflow.debias.names import method_names, subgroup_metrics
-from saeflow.evaluation.settings import CORE_METRICS, CURVE_METRICS
+from saeflow.evaluation.settings import CURVE_METRICS
 from saeflow.figures.caption_values import CaptionError, filled
 from saeflow.figures.debias_settings import Circuit, Methods
-from saeflow.figures.settings import BarsAndDensity, Curve, Figure, Ratio, Shown, Sweep, Table
+from saeflow.figures.settings import Figure, Ratio, Shown, Sweep, Table
 from saeflow.figures.sweep_settings import Lines, SweepShown
 from saeflow.lineage import cycles
 from saeflow.measures import CONCEPT_METRICS, DEBIAS_METRICS, SWEEP_METRICS
@@ -205,27 +205,15 @@ def _shown(
     variants = timed.variants if timed else grid.variants
     for variant in shown.variants:
         yield Reference(f"{where}.variants", variant, variants)
-    for metric in _metrics(shown):
-        yield Reference(f"{where}.metric", metric, (TIMING_METRIC,) if timed else CORE_METRICS)
+    for metric in shown.metrics:
+        known = (TIMING_METRIC,) if timed else SWEEP_METRICS
+        yield Reference(f"{where}.metric", metric.partition("@")[0], known)
     splits = (TIMING_SPLIT,) if timed else tuple(config.evaluation.core.splits)
     yield Reference(f"{where}.split", shown.split, splits)
     if isinstance(shown, Ratio):
         yield Reference(f"{where}.baseline", shown.baseline, shown.variants)
     for l0 in _levels(getattr(shown, "l0", "all")):
         yield Reference(f"{where}.l0", l0, grid.l0)
-
-
-def _metrics(shown: Shown) -> Iterator[str]:
-    if isinstance(shown, BarsAndDensity):
-        yield from (panel.metric for panel in shown.panels)
-        if shown.density.reference is not None:
-            yield shown.density.reference.metric
-    elif isinstance(shown, Curve | Sweep | Ratio):
-        yield shown.metric
-    if isinstance(shown, Curve) and shown.reference is not None:
-        yield shown.reference.metric
-    if isinstance(shown, Sweep):
-        yield from shown.levels.values()
 
 
 def _levels(chosen: object) -> tuple[int, ...]:
@@ -274,8 +262,8 @@ def _claim(config: Config, section: Paper, where: str, claim: ClaimSettings) -> 
     for part in claim.parts:
         is_timing = part.metric == TIMING_METRIC and bool(timings)
         for metric in filter(None, (part.metric, part.baseline_metric)):
-            known = (*CORE_METRICS, TIMING_METRIC) if timings else CORE_METRICS
-            yield Reference(f"{where}.metric", metric, known)
+            known = (*SWEEP_METRICS, TIMING_METRIC) if timings else SWEEP_METRICS
+            yield Reference(f"{where}.metric", metric.partition("@")[0], known)
         for variant in filter(None, (part.variant, part.baseline)):
             yield Reference(f"{where}.variants", variant, timed if is_timing else grid.variants)
         splits = (TIMING_SPLIT,) if is_timing else tuple(config.evaluation.core.splits)

@@ -4,21 +4,13 @@ with job(snakemake.log[0], snakemake.threads):
     from pathlib import Path
 
     from saeflow.evaluation.core import evaluate_series
-    from saeflow.evaluation.origin import Member
+    from saeflow.evaluation.origin import members_of
     from saeflow.evaluation.rows import Point
     from saeflow.evaluation.settings import SeriesSettings
 
     evaluate_series(
         SeriesSettings.model_validate(snakemake.params.settings),
-        [
-            Member(
-                l0_target=sae["l0"],
-                seed=sae["seed"],
-                folder=Path(sae["folder"]),
-                base=None if sae["base"] is None else Path(sae["base"]),
-            )
-            for sae in snakemake.params.saes
-        ],
+        members_of(snakemake.params.saes),
         subject=Path(snakemake.input.subject).parent,
         tokens=Path(snakemake.input.tokens).parent,
         activations=Path(snakemake.input.activations).parent,

@@ -7,12 +7,12 @@ with job(snakemake.log[0], snakemake.threads):
     given = snakemake.params
     if "grid" in given.settings:
         from saeflow.figures.draw import draw_figure
+        from saeflow.measures import grid_files
 
-        folders = [Path(folder) for folder in given.folders["core"].values()]
         draw_figure(
             given.settings,
-            [folder / "core.parquet" for folder in folders],
-            [folder / "latents.parquet" for folder in folders],
+            grid_files(given.folders),
+            [Path(folder) / "latents.parquet" for folder in given.folders["core"].values()],
             given.context,
             stem,
         )

@@ -7,11 +7,9 @@ with job(snakemake.log[0], snakemake.threads):
     given = snakemake.params
     if "grid" in given.settings:
         from saeflow.figures.tables import write_table
+        from saeflow.measures import grid_files
 
-        [measure] = given.folders
-        folders = given.folders[measure].values()
-        rows = [Path(folder) / f"{measure}.parquet" for folder in folders]
-        write_table(given.settings, rows, given.context, stem)
+        write_table(given.settings, grid_files(given.folders), given.context, stem)
     else:
         from saeflow.figures.tables_folders import write_table_from_folders
 

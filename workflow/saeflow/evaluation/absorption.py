@@ -83,11 +83,12 @@ def evaluate_absorption(
     test), `absorption_details.parquet` (a row for each SAE and class),
     `absorption_latents.parquet` (one for each latent that absorbs) and the manifest into `out`. The
     point's `l0_target` is ignored: each row has its SAE's. Raises ArtifactError for inputs that are
-    damaged or do not belong together, and ValueError where `measure_absorption` raises it, for a
-    corpus that is needed and not given and for settings without a concept.
+    damaged or do not belong together, and ValueError where `measure_absorption` raises it and for a
+    corpus that is needed and not given.
     """
     clock, out = Clock(), begin(out)
-    _check_inputs(settings, corpus)
+    if settings.reads_documents and corpus is None:
+        raise ValueError("absorption reads words or domains of a corpus, and none is given")
     check_members(saes, point, activations)
     model, rule = load_subject(subject, device), exclusion or activations
     loaded = load_members(saes, device)
@@ -216,16 +217,6 @@ def _read(
         yield "letters", read_places(site, places, ascii_lowercase)
     if settings.domains is not None and corpus is not None:
         yield "domains", read_places(site, domain_places(settings.domains, corpus, site.subject))
-
-
-def _check_inputs(settings: AbsorptionSettings, corpus: Path | None) -> None:
-    if settings.letters is None and settings.domains is None:
-        raise ValueError("absorption of nothing: give `absorption.letters` or `absorption.domains`")
-    needs = settings.domains is not None or (
-        settings.letters is not None and settings.letters.words == "corpus"
-    )
-    if needs and corpus is None:
-        raise ValueError("absorption reads words or domains of a corpus, and none is given")
 
 
 def _whole(key: Key, sae: SAE | Boosted, rows: LabelledRows) -> SAE:

@@ -11,6 +11,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
+    model_validator,
 )
 
 from saeflow.corpora.spelling import PROMPT
@@ -152,3 +153,15 @@ class AbsorptionSettings(Settings):
     """Most latents that absorb a fraction together (SAEBench)."""
     seed: int = 0
     """Seed of the split, of the questions' examples and of the order of training rows."""
+
+    @model_validator(mode="after")
+    def _has_a_concept(self) -> AbsorptionSettings:
+        if self.letters is None and self.domains is None:
+            raise ValueError("absorption of nothing: give letters or domains")
+        return self
+
+    @property
+    def reads_documents(self) -> bool:
+        """Whether words or packages of a corpus are looked at."""
+        of_corpus = self.letters is not None and self.letters.words == "corpus"
+        return of_corpus or self.domains is not None

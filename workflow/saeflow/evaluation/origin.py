@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from saeflow.artifacts import (
     MANIFEST,
@@ -43,6 +43,19 @@ class Member(NamedTuple):
     def key(self) -> Key:
         """What tells it from the others."""
         return Key(self.l0_target, self.seed)
+
+
+def members_of(saes: Iterable[Mapping[str, Any]]) -> list[Member]:
+    """Return the SAEs that a job was given, each with its `l0`, `seed`, `folder` and `base`."""
+    return [
+        Member(
+            l0_target=sae["l0"],
+            seed=sae["seed"],
+            folder=Path(sae["folder"]),
+            base=None if sae["base"] is None else Path(sae["base"]),
+        )
+        for sae in saes
+    ]
 
 
 def of_one_point(

@@ -6,7 +6,15 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from saeflow.evaluation.absorption_settings import AbsorptionSettings
+from saeflow.evaluation.clustering_settings import ClusteringSettings
+from saeflow.evaluation.composition_settings import CompositionSettings
 from saeflow.evaluation.concept_recall_settings import ConceptRecallSettings
+from saeflow.evaluation.decomposition_settings import DecompositionSettings
+from saeflow.evaluation.scr_settings import ScrSettings
+from saeflow.evaluation.sparse_probing_settings import SparseProbingSettings
+from saeflow.evaluation.tpp_settings import TppSettings
+from saeflow.evaluation.uniqueness_settings import UniquenessSettings
 from saeflow.settings import Settings
 
 CORE_METRICS = (
@@ -214,3 +222,19 @@ class EvaluationSettings(Settings):
     """Activations and decoder vectors in the plane."""
     concepts: ConceptRecallSettings = ConceptRecallSettings()
     """Which planted concepts some latent detects."""
+    composition: CompositionSettings = CompositionSettings()
+    """How much of the decoder vectors a meta-SAE explains."""
+    clustering: ClusteringSettings = ClusteringSettings()
+    """Whether similar latents are similar to the same others."""
+    uniqueness: UniquenessSettings = UniquenessSettings()
+    """Latents that the baseline has nothing like."""
+    decomposition: DecompositionSettings = DecompositionSettings()
+    """Latents that are sums of the baseline's, and the other way round."""
+    absorption: AbsorptionSettings = AbsorptionSettings()
+    """Latents of a class that are silent where more specific ones fire."""
+    sparse_probing: SparseProbingSettings | None = None
+    """Classes of text told by single latents; null where no text with classes is named."""
+    scr: ScrSettings | None = None
+    """Spurious correlations removed by ablating latents; null as above."""
+    tpp: TppSettings | None = None
+    """Classes that are ablated one at a time; null as above."""

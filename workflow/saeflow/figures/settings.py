@@ -38,6 +38,11 @@ class Shown(Described):
     selection: str = "all"
     """Documents that the SAEs were trained on."""
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that are shown."""
+        raise NotImplementedError
+
     @model_validator(mode="after")
     def _variants_are_distinct(self) -> Shown:
         if len(set(self.variants)) < len(self.variants):
@@ -61,6 +66,11 @@ class Curve(Shown):
     """L0 targets that are drawn."""
     reference: ReferenceLine | None = None
     """A horizontal line."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that are shown."""
+        return (self.metric, *((self.reference.metric,) if self.reference else ()))
 
 
 class BarPanel(Settings):
@@ -108,6 +118,12 @@ class BarsAndDensity(Shown):
     not_measured: tuple[str, ...] = ()
     """Panels of the original that are not drawn; the caption names them."""
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that are shown."""
+        line = self.density.reference
+        return (*(panel.metric for panel in self.panels), *((line.metric,) if line else ()))
+
 
 class TableShown(Shown):
     """What all tables have in common."""
@@ -133,6 +149,11 @@ class Sweep(TableShown):
     levels: dict[str, str] = Field(default_factory=dict)
     """Label to metric of numbers for the caption, averaged over all cells."""
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that are shown."""
+        return (self.metric, *self.levels.values())
+
 
 class Ratio(TableShown):
     """A cost per variant and its ratio to a baseline, paired by seed (for timings: by round)."""
@@ -150,6 +171,11 @@ class Ratio(TableShown):
     """Decimals of the first column; ratios have two."""
     l0: Literal["reference"] | PositiveInt = "reference"
     """The L0 target that was timed."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that are shown."""
+        return (self.metric,)
 
     @model_validator(mode="after")
     def _baseline_is_shown(self) -> Ratio:

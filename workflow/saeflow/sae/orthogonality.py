@@ -40,11 +40,11 @@ _COSINES = 1 << 22
 class OrthogonalityPenalty(LossTerm):
     """OrtSAE's penalty on aligned decoder rows (arXiv 2509.22033, Eqs. 3-5).
 
-    The latents are split at random into K = ceil(d_sae / chunk_size) chunks of near-equal size,
-    anew at each evaluation. For each latent: the largest signed cosine to another one of its
-    chunk, squared; mean over the chunk, then over chunks. Evaluated at every n-th step with
-    n times gamma. The partition depends on seed and step alone, so that a resumed run draws it
-    again. A latent alone in its chunk has no neighbour and counts as 0.
+    The latents are split at random into K = ceil(d_sae / chunk_size) chunks of near-equal size, or
+    into as many as the settings say, anew at each evaluation. For each latent: the largest signed
+    cosine to another one of its chunk, squared; mean over the chunk, then over chunks. Evaluated at
+    every n-th step with n times gamma. The partition depends on seed and step alone, so that a
+    resumed run draws it again. A latent alone in its chunk has no neighbour and counts as 0.
 
     Value and gradient are computed in the precision of the weights. `precision` is that of the
     search for the nearest neighbour in large chunks on the CPU: float32 finds it up to rounding;
@@ -63,7 +63,7 @@ class OrthogonalityPenalty(LossTerm):
         precision: Precision = "float32",
     ) -> None:
         self.settings = settings
-        self.chunks = math.ceil(d_sae / settings.chunk_size)
+        self.chunks = settings.chunks or math.ceil(d_sae / settings.chunk_size)
         self.weight = settings.gamma * settings.every
         self.seed = seed
         self.precision = precision

@@ -113,6 +113,8 @@ class Orthogonality(Settings):
     """Weight of the penalty when it is evaluated at every step."""
     chunk_size: int = Field(default=8192, ge=2)
     """Latents compared with one another; K = ceil(d_sae / chunk_size)."""
+    chunks: PositiveInt | None = None
+    """K itself, whatever the dictionary size; null goes by `chunk_size`."""
     every: PositiveInt = 1
     """Evaluate at every n-th step with n times gamma (5 is the paper's cheap variant)."""
     search: Precision = "float32"
@@ -121,6 +123,13 @@ class Orthogonality(Settings):
     differ by less than its rounding it may take the other."""
     delta: PositiveFloat = 1e-8
     """Floor of the product of norms in the cosine; the paper gives no value."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Orthogonality:
+        size = type(self).model_fields["chunk_size"].default
+        if self.chunks is not None and self.chunk_size != size:
+            raise ValueError(f"chunks {self.chunks} and chunk_size {self.chunk_size}: give one")
+        return self
 
 
 class Tilt(Settings):
