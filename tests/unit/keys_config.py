@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from keys_case import Case, Result, Stage
 from keys_shown import report_page
 from sae_planted import SITE, planted, planted_cache, settings
+from test_figures_single_l0 import ABLATION, BARS, PAIRED, TABLE
 
 from saeflow.autointerp.kinds import judge_files
 from saeflow.config import Config, load_config
@@ -190,7 +191,15 @@ def base() -> dict[str, Any]:
     sweeps["third"] = sweeps["second"] | {"d_sae": 64}
     other = {"d_sae": 128, "variants": [*tree["ortsae"]["grids"]["main"]["variants"], "residual"]}
     tree["ortsae"]["grids"]["other"] = tree["ortsae"]["grids"]["main"] | other
-    tree["ortsae"]["timings"]["again"] = tree["ortsae"]["timings"]["steps"]
+    timings = tree["ortsae"]["timings"]
+    timings |= {"again": timings["steps"], "wider": timings["widths"]}
+    lines = {"line": {4: "batchtopk", 8: "ortsae"}}
+    tree["ortsae"]["figures"] |= {
+        "ablation": ABLATION | {"lines": lines, "levels": ["relu"]},
+        "paired": PAIRED,
+        "bars": BARS,
+    }
+    tree["ortsae"]["tables"]["metrics"] = TABLE
     return tree
 
 
@@ -202,10 +211,12 @@ def run_timing(timing: Timing, world: Path, out: Path) -> Result:
         out,
         rounds=timing.rounds,
         steps=timing.steps,
+        d_sae=timing.d_sae,
         origin=dict.fromkeys(("paper", "subject", "corpus", "split", "selection"), "x"),
     )
     rows = pq.read_table(out / "timing.parquet").to_pydict()
-    return {"rounds": rows["seed"], "steps": rows["n"], "variants": rows["variant"]}
+    parts = {"rounds": "seed", "steps": "n", "variants": "variant", "sizes": "d_sae"}
+    return {part: rows[column] for part, column in parts.items()}
 
 
 MAIN = "ortsae.grids.main"
@@ -315,6 +326,12 @@ CASES = {
     "Timing.grid": Case("ortsae.timings.steps.grid", "other", "timings", TIMED_ALONE),
     "Curve.grid": Case("ortsae.figures.fig3a.grid", "other", "figures"),
     "BarsAndDensity.grid": Case("ortsae.figures.fig1.grid", "other", "figures"),
+    "Scaling.grid": Case("ortsae.figures.fig_cost.grid", "other", "figures"),
+    "Scaling.timing": Case("ortsae.figures.fig_cost.timing", "wider", "figures"),
+    "Ablation.grid": Case("ortsae.figures.ablation.grid", "other", "figures"),
+    "Paired.grid": Case("ortsae.figures.paired.grid", "other", "figures"),
+    "Bars.grid": Case("ortsae.figures.bars.grid", "other", "figures"),
+    "Metrics.grid": Case("ortsae.tables.metrics.grid", "other", "tables"),
     "Sweep.grid": Case("ortsae.tables.table4.grid", "other", "tables"),
     "Sweep.timing": Case("ortsae.tables.table4.timing", "again", "tables", TIMED_SWEEP),
     "Ratio.grid": Case("ortsae.tables.table3.grid", "other", "tables"),
@@ -330,6 +347,7 @@ STAGES = {
         {
             "Timing.rounds": Case("rounds", 4, "rounds"),
             "Timing.steps": Case("steps", 3, "steps"),
+            "Timing.d_sae": Case("d_sae", [16, 24], "sizes"),
             "Timing.variants": Case("variants", ["relu", "topk"], "variants"),
         },
         lambda world: planted_cache(world / "cache", planted(400)[0]),

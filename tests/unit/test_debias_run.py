@@ -22,7 +22,7 @@ from debias_planted import (
     write_saes,
 )
 
-from saeflow.artifacts import ArtifactError, read_manifest
+from saeflow.artifacts import ArtifactError, read_manifest, write_manifest
 from saeflow.debias.names import method_names, subgroup_metrics
 from saeflow.debias.probe import ProbeError
 from saeflow.debias.run import run_debias
@@ -237,3 +237,12 @@ def test_a_damaged_sae_is_refused(world: World, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ArtifactError, match="truncated"):
         world.run(tmp_path / "out", saes={"ssae": broken})
+
+
+def test_a_residual_sae_is_refused(world: World, tmp_path: Path) -> None:
+    saes = write_saes(tmp_path / "residual", axes_sae())
+    weights = ["cfg.json", "sae_weights.safetensors"]
+    stats = {"base": "0" * 64}
+    write_manifest(saes["embed"], kind="sae", settings={}, files=weights, stats=stats)
+    with pytest.raises(ValueError, match="corrects another SAE .* kind ssae SAEs without error_of"):
+        world.run(tmp_path / "out", saes={"ssae": saes})

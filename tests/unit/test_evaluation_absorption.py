@@ -56,7 +56,11 @@ FIRST = Key(4, 0)
 
 
 def values(found: Measured, key: Key = FIRST) -> dict[str, float]:
-    return {row.metric: row.value for row in found.rows if Key(row.l0_target, row.seed) == key}
+    return {
+        row.metric.removesuffix("@letters"): row.value
+        for row in found.rows
+        if Key(row.l0_target, row.seed) == key
+    }
 
 
 def test_a_latent_for_each_letter_absorbs_nothing() -> None:
@@ -93,7 +97,7 @@ def test_each_sae_has_its_own_rows() -> None:
     found = measure({Key(4, 0): letters_sae(), Key(8, 2): absorbing_sae()})
     assert values(found, Key(4, 0))["full_absorption"] == 0
     assert values(found, Key(8, 2))["full_absorption"] == 0.5 / 3
-    assert {(row.metric, row.n) for row in found.rows} == {
+    assert {(row.metric.removesuffix("@letters"), row.n) for row in found.rows} == {
         *((name, 3) for name in values(found) if name != "absorption_rows"),
         ("absorption_rows", 12),
     }
@@ -136,7 +140,7 @@ def test_classes_that_do_not_count_are_named() -> None:
     assert reasons["c"] == "1 rows, 2 are needed" and reasons["z"] == "0 rows, 2 are needed"
     assert reasons["d"].startswith("F1 0.") and reasons["d"].endswith("more than 0.6 is needed")
     assert values(found)["absorption_classes_skipped"] == 24
-    assert [row.n for row in found.rows if row.metric == "absorption_classes_skipped"] == [26]
+    assert [row.n for row in found.rows if row.metric.startswith("absorption_classes")] == [26]
     assert all(one["full_absorption"] is not None for one in found.classes if one["class"] in "ab")
 
 
@@ -220,16 +224,17 @@ def evaluate(
 
 def test_words_of_the_vocabulary_through_the_subject(world: Path, tmp_path: Path) -> None:
     found, classes, latents = evaluate(world, tmp_path / "out")
-    assert found[4, 0, "absorption_probe_f1"] == found[4, 0, "absorption_main_f1"] == 1
+    assert found[4, 0, "absorption_probe_f1@letters"] == found[4, 0, "absorption_main_f1@letters"] == 1
     # Twenty words and the capital letter, a fifth held out, as they happen to be drawn.
     counted = classes[classes["skipped"].isna()].set_index("class")
     assert (counted["train_rows"] + counted["test_rows"]).to_dict() == dict.fromkeys("abc", 21)
-    assert counted["test_rows"].sum() == 13 == found[4, 0, "absorption_rows"]
+    assert counted["test_rows"].sum() == 13 == found[4, 0, "absorption_rows@letters"]
     absorbed = latents["parts"].str[0].tolist()
     assert set(absorbed) <= set(ABSORBED) and (latents["full_rows"] == 1).all()
     share = len(absorbed) / counted.loc["a", "test_rows"]
-    assert found[4, 0, "full_absorption"] == pytest.approx(share / 3)
-    assert classes["class"].nunique() == 26 and found[4, 0, "absorption_classes_skipped"] == 23
+    assert found[4, 0, "full_absorption@letters"] == pytest.approx(share / 3)
+    assert found[4, 0, "full_absorption"] == found[4, 0, "full_absorption@letters"]
+    assert classes["class"].nunique() == 26 and found[4, 0, "absorption_classes_skipped@letters"] == 23
     assert read_manifest(tmp_path / "out", kind="metrics")["inputs"].keys() == {
         "subject", "activations", "exclusion", "corpus", "l0_4/seed0",
     }  # fmt: skip
@@ -247,9 +252,10 @@ def test_words_of_the_corpus_and_domains(world: Path, tmp_path: Path) -> None:
     # Test documents of letter a start with its words 0, 3, 6 ..., 18, whose third ones are 2,
     # 5 (`af`), 8, ..., 0 (`aa`).
     assert dict(zip(own["latent"], own["parts"].str[0], strict=True)) == {3: "a.as", 5: "a.ad"}
-    assert found[4, 0, "domain_full_absorption"] == pytest.approx(2 / 7 / 3)
-    assert found[4, 0, "domain_absorption_rows"] == 20
-    assert "absorption_fraction" in {metric for _, _, metric in found}
+    assert found[4, 0, "full_absorption@domains"] == pytest.approx(2 / 7 / 3)
+    assert found[4, 0, "absorption_rows@domains"] == 20
+    both = (found[4, 0, f"full_absorption@{concept}"] for concept in ("letters", "domains"))
+    assert found[4, 0, "full_absorption"] == pytest.approx(sum(both) / 2)
 
 
 def test_seeds_and_l0_targets_in_one_job(world: Path, tmp_path: Path) -> None:
@@ -266,7 +272,7 @@ def test_seeds_and_l0_targets_in_one_job(world: Path, tmp_path: Path) -> None:
         (0, "a"): round(2 / 7, 6), (0, "b"): 0, (0, "c"): 0,
         (1, "a"): 0, (1, "b"): round(1 / 7, 6), (1, "c"): 0,
     }  # fmt: skip
-    assert found[4, 0, "absorption_probe_f1"] == found[4, 1, "absorption_probe_f1"]
+    assert found[4, 0, "absorption_probe_f1@letters"] == found[4, 1, "absorption_probe_f1"]
 
 
 def test_what_is_missing_is_said_before_the_work(world: Path, tmp_path: Path) -> None:

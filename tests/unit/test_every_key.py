@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import keys_absorption
 import keys_activations
 import keys_autointerp
 import keys_claims
@@ -15,11 +16,14 @@ import keys_concept_recall
 import keys_config
 import keys_corpora
 import keys_debias
+import keys_decoders
 import keys_evaluation
+import keys_labelled_text
 import keys_retrieval
 import keys_retrieval_tracin
 import keys_sae
 import keys_shown
+import keys_single_l0
 import keys_subjects
 import pytest
 from keys_case import Stage, keys_of, owner
@@ -35,9 +39,13 @@ ROOMS = (
     keys_sae,
     keys_evaluation,
     keys_concept_recall,
+    keys_decoders,
+    keys_labelled_text,
+    keys_absorption,
     keys_autointerp,
     keys_debias,
     keys_shown,
+    keys_single_l0,
     keys_claims,
     keys_config,
 )

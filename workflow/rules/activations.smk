@@ -36,8 +36,7 @@ rule cache_activations:
         P.benchmark("cache_activations", "{subject}-{corpus}-{split}")
     conda:
         "../../envs/cpu.yaml"
-    # Half the cores: two caches side by side are written faster than one after the other.
-    threads: max(1, (workflow.cores or 1) // 2)
+    threads: cache_threads
     resources:
         mem_mb=3000,
         runtime=240,

@@ -83,6 +83,11 @@ def activation_settings(wildcards):
     return {**settings, "tokens": tokens}
 
 
+def cache_threads(wildcards):
+    """All cores; one for a selection, which is short, so that several are cached side by side."""
+    return 1 if wildcards.corpus in SELECTIONS else max(1, workflow.cores or 1)
+
+
 def subject_sites(wildcards):
     return list(CFG.subjects[wildcards.subject].sites)
 
@@ -255,6 +260,7 @@ def timing_settings(wildcards):
     return {
         "rounds": timing.rounds,
         "steps": timing.steps,
+        "d_sae": plain(timing)["d_sae"],
         "site": grid.site,
         "origin": {
             "paper": wildcards.paper,

@@ -185,7 +185,11 @@ def grid_rows(paper, name, claims):
     """Files with the rows of a grid: core metrics, timings, and measures that claims ask for."""
     section = CFG.paper(paper)
     grid = section.grids[name]
-    timings = [t for t, timing in section.timings.items() if timing.grid == name]
+    timings = [
+        t
+        for t, timing in section.timings.items()
+        if timing.grid == name and timing.d_sae is None
+    ]
     files = [f"{P.core(point.path)}/core.parquet" for point in grid.points()]
     files += [f"{P.timing(paper, timing)}/timing.parquet" for timing in timings]
     for claim in claims:

@@ -8,6 +8,7 @@ user gives (`config/config.yaml`, `--configfile`, `--config`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -21,7 +22,7 @@ from saeflow.claims import ClaimSettings
 from saeflow.corpora.settings import Corpus
 from saeflow.evaluation.settings import EvaluationSettings
 from saeflow.figures.settings import FigureSettings, TableSettings
-from saeflow.grids import Debiasing, Distinct, Grid, Name, Point, SeriesGrid, Timing
+from saeflow.grids import Debiasing, Distinct, Grid, Name, Point, SeriesGrid, Timing, completed
 from saeflow.references import mistakes, unknown
 from saeflow.retrieval.settings import Retrieval, Selection
 from saeflow.sae.settings import SAESettings, Training, Variant, merge_training
@@ -59,6 +60,15 @@ class Paper(Settings):
     figures: dict[Name, FigureSettings] = Field(default_factory=dict)
     tables: dict[Name, TableSettings] = Field(default_factory=dict)
     claims: tuple[ClaimSettings, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grids_like_others(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Fill in what a grid takes over from the one that it is like."""
+        grids = data.get("grids")
+        if not isinstance(grids, dict):
+            return data
+        return {**data, "grids": {name: completed(name, grids) for name in grids}}
 
 
 class Config(Settings):
@@ -152,6 +162,21 @@ class Config(Settings):
                 except ValidationError as error:
                     message = error.errors()[0]["msg"]
                     raise ValueError(f"{key}.d_sae: {point.variant}: {message}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _timed_sizes_are_possible(self) -> Config:
+        for paper in self.papers:
+            section = self.paper(paper)
+            for name, timing in section.timings.items():
+                l0 = section.grids[timing.grid].reference_l0
+                for variant, d_sae in product(timing.variants, timing.d_sae or ()):
+                    try:
+                        self.sae(variant, d_sae, l0, 0)
+                    except ValidationError as error:
+                        where = f"{paper}.timings.{name}.d_sae"
+                        message = error.errors()[0]["msg"]
+                        raise ValueError(f"{where}: {variant}: {message}") from error
         return self
 
     @model_validator(mode="after")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -72,6 +72,9 @@ class _Sparsities(Settings):
 class Grid(_Sparsities):
     """SAEs to train on one site: variants x L0 (x the seeds of the config)."""
 
+    like: str | None = None
+    """Grid of the same paper that gives what this one leaves out, at its reference L0 alone."""
+
     corpus: Name
     """Corpus of `corpora` whose activations are cached and whose held-out part is evaluated."""
     variants: Distinct[str]
@@ -105,6 +108,25 @@ class Grid(_Sparsities):
         """Yield the points of a variant, or of all."""
         for variant in self.variants if series is None else (series,):
             yield from self._points(self.corpus, variant)
+
+
+def completed(name: str, grids: Mapping[str, Any]) -> Any:
+    """Return the section of the grid `name` with what it takes over from the one that it is `like`.
+
+    What is no section is left for the check of the settings. Raises ValueError where there is no
+    such grid, or one that itself is like another.
+    """
+    grid = grids[name]
+    if not isinstance(grid, dict) or grid.get("like") is None:
+        return grid
+    other = grids.get(grid["like"])
+    if not isinstance(other, dict) or other.get("like") is not None:
+        whole = [n for n, g in grids.items() if isinstance(g, dict) and g.get("like") is None]
+        raise ValueError(f"grids.{name}.like: {grid['like']!r} is not one of {', '.join(whole)}")
+    taken = {key: other[key] for key in ("subject", "corpus", "site", "d_sae") if key in other}
+    reference = grid.get("reference_l0", other.get("reference_l0"))
+    levels = {} if reference is None else {"reference_l0": reference, "l0": [reference]}
+    return {**taken, **levels, **grid}
 
 
 class Series(Settings):
@@ -177,6 +199,9 @@ class Timing(Settings):
     grid: Name
     variants: Annotated[Distinct[str], Field(min_length=2)]
     """Variants to time."""
+    d_sae: Distinct[PositiveInt] | None = None
+    """Dictionary sizes at each of which all variants are timed; null takes the grid's. Tables and
+    claims are of the grid, so that they show timings at its size only."""
     rounds: PositiveInt = 10
     """Rounds; in each, every variant takes its turn."""
     steps: PositiveInt = 20

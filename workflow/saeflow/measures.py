@@ -42,18 +42,20 @@ DECOMPOSITION_METRICS = tuple(
     for prefix in ("", "baseline_")
     for metric in ("matched_share", "decomposed_share", "decomposed_latents")
 )
-ABSORPTION_METRICS = tuple(
-    prefix + metric
-    for prefix in ("", "domain_")
-    for metric in (
-        "absorption_fraction",
-        "full_absorption",
-        "absorption_main_latents",
-        "absorption_main_f1",
-        "absorption_probe_f1",
-        "absorption_rows",
-        "absorption_classes_skipped",
-    )
+DECOMPOSED_METRICS = (
+    "decomposed_cofiring",
+    "decomposed_cofiring_chance",
+    "decomposed_eligible",
+    "decomposed_examples",
+)
+ABSORPTION_METRICS = (
+    "absorption_fraction",
+    "full_absorption",
+    "absorption_main_latents",
+    "absorption_main_f1",
+    "absorption_probe_f1",
+    "absorption_rows",
+    "absorption_classes_skipped",
 )
 SPARSE_PROBING_METRICS = ("sparse_probing_accuracy", "sparse_probing_classes_skipped")
 SCR_METRICS = ("scr", "scr_pairs_without_gap", "scr_pairs_skipped")
@@ -79,6 +81,7 @@ FILES = {
     "clustering": "clustering.parquet",
     "uniqueness": "uniqueness.parquet",
     "decomposition": "decomposition.parquet",
+    "decomposed_latents": "decomposed_cofiring.parquet",
     "absorption": "absorption.parquet",
     "sparse_probing": "sparse_probing.parquet",
     "scr": "scr.parquet",
@@ -87,7 +90,7 @@ FILES = {
 }
 """File of tidy rows of each measure."""
 
-PAIR_MEASURES = frozenset({"uniqueness", "decomposition"})
+PAIR_MEASURES = frozenset({"uniqueness", "decomposition", "decomposed_latents"})
 """Measures of a variant against the baseline, which has none itself."""
 
 # Relations repeat the L0 and the perplexity of the points that they relate, so they come first.
@@ -103,6 +106,7 @@ _MEASURES = {
     "clustering": CLUSTERING_METRICS,
     "uniqueness": UNIQUENESS_METRICS,
     "decomposition": DECOMPOSITION_METRICS,
+    "decomposed_latents": DECOMPOSED_METRICS,
     "absorption": ABSORPTION_METRICS,
     "sparse_probing": SPARSE_PROBING_METRICS,
     "scr": SCR_METRICS,

@@ -12,7 +12,8 @@ from saeflow.debias.names import method_names, subgroup_metrics
 from saeflow.evaluation.settings import CURVE_METRICS
 from saeflow.figures.caption_values import CaptionError, filled
 from saeflow.figures.debias_settings import Circuit, Methods
-from saeflow.figures.settings import Figure, Ratio, Shown, Sweep, Table
+from saeflow.figures.grid_settings import Shown
+from saeflow.figures.settings import Figure, Ratio, Scaling, Sweep, Table
 from saeflow.figures.sweep_settings import Lines, SweepShown
 from saeflow.lineage import cycles
 from saeflow.measures import CONCEPT_METRICS, DEBIAS_METRICS, SWEEP_METRICS
@@ -81,6 +82,8 @@ def _references(config: Config) -> Iterator[Reference]:
         section = config.paper(paper)
         for name, grid in section.grids.items():
             yield from _grid(config, f"{paper}.grids.{name}", grid)
+            if name in section.sweeps:
+                yield Reference(f"{paper}.sweeps", name, set(section.sweeps) - set(section.grids))
         for name, sweep in section.sweeps.items():
             yield from _sweep(config, f"{paper}.sweeps.{name}", sweep)
         if section.debias is not None:
@@ -113,9 +116,11 @@ def _any_shown(
     elif isinstance(shown, Circuit | Methods):
         yield from _of_debias(section, where, shown)
     else:
-        timing = shown.timing if isinstance(shown, Sweep | Ratio) else None
+        timing = shown.timing if isinstance(shown, Sweep | Ratio | Scaling) else None
         if timing is not None:
-            yield Reference(f"{where}.timing", timing, section.timings)
+            over_sizes = isinstance(shown, Scaling)
+            known = [t for t, of in section.timings.items() if over_sizes == (of.d_sae is not None)]
+            yield Reference(f"{where}.timing", timing, known)
         yield from _shown(config, section, where, shown, timing)
 
 
@@ -191,7 +196,8 @@ def _debias(config: Config, where: str, debias: Debiasing) -> Iterator[Reference
     yield Reference(f"{where}.corpus", debias.corpus, config.corpora)
     for kind, points in debias.points().items():
         yield Reference(f"{where}.saes.{kind}.corpus", points[0].corpus, config.corpora)
-        yield Reference(f"{where}.saes.{kind}.variant", points[0].variant, config.variants)
+        whole = [name for name, variant in config.variants.items() if variant.error_of is None]
+        yield Reference(f"{where}.saes.{kind}.variant", points[0].variant, whole)
 
 
 def _shown(
@@ -212,6 +218,8 @@ def _shown(
     yield Reference(f"{where}.split", shown.split, splits)
     if isinstance(shown, Ratio):
         yield Reference(f"{where}.baseline", shown.baseline, shown.variants)
+    if isinstance(shown, Scaling) and shown.baseline is not None:
+        yield Reference(f"{where}.baseline", shown.baseline, variants)
     for l0 in _levels(getattr(shown, "l0", "all")):
         yield Reference(f"{where}.l0", l0, grid.l0)
 
@@ -257,7 +265,7 @@ def _claim(config: Config, section: Paper, where: str, claim: ClaimSettings) -> 
         return
     assert claim.grid is not None
     grid = section.grids[claim.grid]
-    timings = [timing for timing in section.timings.values() if timing.grid == claim.grid]
+    timings = [t for t in section.timings.values() if t.grid == claim.grid and t.d_sae is None]
     timed = dict.fromkeys(variant for timing in timings for variant in timing.variants)
     for part in claim.parts:
         is_timing = part.metric == TIMING_METRIC and bool(timings)

@@ -12,7 +12,7 @@ with job(snakemake.log[0], snakemake.threads):
         draw_figure(
             given.settings,
             grid_files(given.folders),
-            [Path(folder) / "latents.parquet" for folder in given.folders["core"].values()],
+            [Path(folder) / "latents.parquet" for folder in given.folders.get("core", {}).values()],
             given.context,
             stem,
         )

@@ -16,5 +16,6 @@ with job(snakemake.log[0], threads=1):
         rounds=settings["rounds"],
         steps=settings["steps"],
         origin=settings["origin"],
+        d_sae=settings["d_sae"],
         device="cuda" if snakemake.resources.gpu else "cpu",
     )

@@ -190,7 +190,7 @@ def _check_counts(
 
 
 def _examples(settings: DebiasSettings, subject: Subject, chosen: _Chosen) -> Examples:
-    bos = begin_tokens(subject)
+    bos = subject.begin_tokens
     room = min(settings.max_tokens or subject.context, subject.context) - len(bos)
     if room < 1:
         raise ValueError(f"max_tokens {settings.max_tokens} leaves no room for text: raise it")
@@ -205,12 +205,3 @@ def _examples(settings: DebiasSettings, subject: Subject, chosen: _Chosen) -> Ex
         torch.tensor([gender for (gender, _), _ in chosen]),
         torch.tensor([profession for (_, profession), _ in chosen]),
     )
-
-
-def begin_tokens(subject: Subject) -> list[int]:
-    """Return what precedes a text: the begin token where the subject has one, else nothing."""
-    if not subject.prepend_bos:
-        return []
-    tokenizer = subject.tokenizer
-    begin = tokenizer.bos_token_id
-    return [tokenizer.eos_token_id if begin is None else begin]

@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saeflow.debias.biographies import begin_tokens
 from saeflow.debias.patched import padded, states_at
 from saeflow.subjects.load import Subject
 
@@ -19,7 +18,7 @@ def concept_vectors(subject: Subject, keywords: Sequence[str], site: str) -> Ten
 
     Each keyword follows a space (Marks et al. 2024, appendix).
     """
-    bos = begin_tokens(subject)
+    bos = subject.begin_tokens
     rows = [
         [*bos, *subject.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]]
         for word in keywords

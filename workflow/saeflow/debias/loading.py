@@ -61,8 +61,8 @@ def load_saes(
     """Return the SAEs of a kind by module, in the order of `widths`.
 
     Raises ValueError where their sites are not those of the settings, for an SAE of another width
-    than its site, and for one that has not `d_sae` latents; ArtifactError and FormatError for a
-    damaged one.
+    than its site, for a residual one and for one that has not `d_sae` latents; ArtifactError and
+    FormatError for a damaged one.
     """
     if set(folders) != set(settings.sites):
         wrong = sorted(set(folders) ^ set(settings.sites))
@@ -75,7 +75,12 @@ def load_saes(
     for module, width in widths.items():
         folder = folders[names[module]]
         if (folder / MANIFEST).is_file():
-            read_manifest(folder, kind="sae")
+            stats = read_manifest(folder, kind="sae")["stats"]
+            if stats.get("base") is not None:
+                raise ValueError(
+                    f"{folder} corrects another SAE and rebuilds no activations by itself: give "
+                    f"kind {kind} SAEs without error_of"
+                )
         saes[module] = load_sae(folder).to(device).requires_grad_(False)
         if saes[module].d_in != width:
             raise ValueError(

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from string import ascii_lowercase
 from typing import Any, Literal, NamedTuple
 
@@ -49,8 +50,8 @@ ROWS, DETAILS, ABSORBING = FILES = (
 )
 Concept = Literal["letters", "domains"]
 """A section of the settings."""
-PREFIXES: dict[Concept, str] = {"letters": "", "domains": "domain_"}
-"""What the names of a concept's metrics begin with."""
+SCORES = ("absorption_fraction", "full_absorption")
+"""Metrics that are also averaged over the concepts measured."""
 
 
 class Measured(NamedTuple):
@@ -103,7 +104,7 @@ def evaluate_absorption(
         measure_absorption(settings, concept, rows, loaded, point=point)
         for concept, rows in _read(settings, site, corpus)
     )
-    write_rows(out / ROWS, found.rows)
+    write_rows(out / ROWS, [*found.rows, *over_concepts(found.rows)])
     _write_table(out / DETAILS, found.classes, CLASSES)
     _write_table(out / ABSORBING, found.latents, LATENTS)
     write_manifest(
@@ -138,7 +139,7 @@ def measure_absorption(
     Means over classes (n classes): `absorption_fraction`, `full_absorption`,
     `absorption_main_latents` (how many a class is split among), `absorption_main_f1` and
     `absorption_probe_f1`; besides `absorption_rows`, over which the scores are, and
-    `absorption_classes_skipped` (n all classes). Names of domains begin with `domain_`. Raises
+    `absorption_classes_skipped` (n all classes). Names end with `@letters` or `@domains`. Raises
     ValueError for too few classes that count, for SAEs of another width than the rows, for residual
     ones, whose latents are only part of what is written, and for one that never fires.
     """
@@ -196,7 +197,7 @@ def _measure_one(
     ]
     return Measured(
         [
-            row(metric=PREFIXES[concept] + metric, value=value, n=n)
+            row(metric=f"{metric}@{concept}", value=value, n=n)
             for metric, (value, n) in values.items()
         ],
         [{**named, **one} for one in [*(score.details for score in scores), *left_out]],
@@ -227,6 +228,18 @@ def _whole(key: Key, sae: SAE | Boosted, rows: LabelledRows) -> SAE:
             f"the SAE of {key} reads width {sae.d_in}, the rows are {rows.x_nd.shape[1]} wide"
         )
     return sae
+
+
+def over_concepts(rows: Iterable[Row]) -> list[Row]:
+    """Return the mean of each score over the concepts measured, of each SAE; n counts classes."""
+    groups: dict[tuple[str, int, int], list[Row]] = {}
+    for row in rows:
+        if (score := row.metric.partition("@")[0]) in SCORES:
+            groups.setdefault((score, row.l0_target, row.seed), []).append(row)
+    return [
+        of[0]._replace(metric=score, value=fmean(r.value for r in of), n=sum(r.n for r in of))
+        for (score, _, _), of in groups.items()
+    ]
 
 
 def _joined(parts: Iterable[Measured]) -> Measured:

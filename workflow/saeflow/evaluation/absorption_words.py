@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerFast
 
 from saeflow.artifacts import ArtifactError, read_manifest
 from saeflow.corpora.documents import DOCUMENTS
-from saeflow.debias.biographies import begin_tokens
 from saeflow.evaluation.absorption_rows import Place
 from saeflow.evaluation.absorption_settings import FirstLetters
 from saeflow.progress import say
@@ -94,7 +93,7 @@ def _questions(
     settings: FirstLetters, subject: Subject, before: Sequence[str], words: Sequence[str]
 ) -> list[list[int] | None]:
     """Return each question's tokens up to the one that is read, None for words cut otherwise."""
-    bos = begin_tokens(subject)
+    bos = subject.begin_tokens
     start = settings.template.index("{word}")
     texts = [b + settings.template.format(word=w) for b, w in zip(before, words, strict=True)]
     encodings = subject.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)

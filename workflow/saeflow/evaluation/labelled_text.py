@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from saeflow.artifacts import read_manifest
 from saeflow.corpora.documents import DOCUMENTS
-from saeflow.debias.biographies import begin_tokens
 from saeflow.evaluation.labelled_text_settings import (
     Attribute,
     LabelledClasses,
@@ -245,7 +244,7 @@ def encode(subject: Subject, texts: Sequence[str], context: int) -> Documents:
 
     What looks like a special token in a text is text. Raises ValueError where no text fits.
     """
-    bos = begin_tokens(subject)
+    bos = subject.begin_tokens
     room = min(context, subject.context) - len(bos)
     if room < 1:
         raise ValueError(f"context {context} leaves no room for text: raise it")

@@ -10,6 +10,7 @@ from saeflow.evaluation.absorption_settings import AbsorptionSettings
 from saeflow.evaluation.clustering_settings import ClusteringSettings
 from saeflow.evaluation.composition_settings import CompositionSettings
 from saeflow.evaluation.concept_recall_settings import ConceptRecallSettings
+from saeflow.evaluation.decomposed_latents_settings import DecomposedLatentsSettings
 from saeflow.evaluation.decomposition_settings import DecompositionSettings
 from saeflow.evaluation.scr_settings import ScrSettings
 from saeflow.evaluation.sparse_probing_settings import SparseProbingSettings
@@ -230,6 +231,8 @@ class EvaluationSettings(Settings):
     """Latents that the baseline has nothing like."""
     decomposition: DecompositionSettings = DecompositionSettings()
     """Latents that are sums of the baseline's, and the other way round."""
+    decomposed_latents: DecomposedLatentsSettings = DecomposedLatentsSettings()
+    """Examples of the baseline's latents that are sums, with what they stand for."""
     absorption: AbsorptionSettings = AbsorptionSettings()
     """Latents of a class that are silent where more specific ones fire."""
     sparse_probing: SparseProbingSettings | None = None

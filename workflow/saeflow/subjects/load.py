@@ -44,6 +44,14 @@ class Subject:
         """Ids that stand for no text: the tokenizer's special tokens."""
         return frozenset(self.tokenizer.all_special_ids)
 
+    @property
+    def begin_tokens(self) -> list[int]:
+        """What precedes a text: the begin token where the subject has one, else nothing."""
+        if not self.prepend_bos:
+            return []
+        begin = self.tokenizer.bos_token_id
+        return [self.tokenizer.eos_token_id if begin is None else begin]
+
 
 def load_subject(folder: str | Path, device: str = "cpu") -> Subject:
     """Load the subject of the artefact folder `folder`.
