@@ -72,6 +72,18 @@ def test_the_paper_scale_is_the_papers_grid():
         ),
         ({"variants": {"relu": {"l1": None}}}, ["variants.relu", "needs an l1 section"]),
         (
+            {"evaluation": {"scr": None}},
+            ["ortsae.figures.fig6a", "scr@20", "evaluation.scr", "ortsae.claims.scr_order"],
+        ),
+        (
+            {"ortsae": {"grids": {"second": {"like": "mian"}}}},
+            ["ortsae", "grids.second.like", "'mian'", "main"],
+        ),
+        (
+            {"ortsae": {"grids": {"main": {"baseline": "topk"}}}},
+            ["ortsae.grids.main.baseline", "'topk'", "batchtopk"],
+        ),
+        (
             {"variants": {"relu": {"training": {"tokens": 4096}}}},
             ["variants.relu.training.tokens", "ortsae.grids.main", "set training.tokens"],
         ),

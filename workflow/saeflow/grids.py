@@ -82,14 +82,6 @@ class Grid(_Sparsities):
     baseline: str
     """The variant whose latents those of the others are compared with."""
 
-    @model_validator(mode="after")
-    def _has_its_baseline(self) -> Grid:
-        if self.baseline not in self.variants:
-            raise ValueError(
-                f"baseline {self.baseline!r} is not one of the variants {', '.join(self.variants)}"
-            )
-        return self
-
     @property
     def series(self) -> dict[str, Series]:
         """The variants as series of a sweep, for measures of either."""

@@ -16,7 +16,7 @@ from saeflow.figures.grid_settings import Shown
 from saeflow.figures.settings import Figure, Ratio, Scaling, Sweep, Table
 from saeflow.figures.sweep_settings import Lines, SweepShown
 from saeflow.lineage import cycles
-from saeflow.measures import CONCEPT_METRICS, DEBIAS_METRICS, SWEEP_METRICS
+from saeflow.measures import CONCEPT_METRICS, DEBIAS_METRICS, FILES, SWEEP_METRICS, measure_of
 from saeflow.retrieval.settings import Selection
 from saeflow.sae.settings import TIMING_METRIC, TrainedBase, TrainedInit
 from saeflow.subjects.patterns import site_matches
@@ -52,6 +52,7 @@ def mistakes(config: Config) -> Iterator[str]:
         yield from dict.fromkeys(_site_mistakes(config, paper))
         yield from _split_mistakes(config, paper)
         yield from _caption_mistakes(config, paper)
+        yield from _unset_measures(config, paper)
         yield from _timing_mistakes(config, paper)
 
 
@@ -104,6 +105,7 @@ def _references(config: Config) -> Iterator[Reference]:
 def _grid(config: Config, where: str, grid: Grid) -> Iterator[Reference]:
     yield Reference(f"{where}.subject", grid.subject, config.subjects)
     yield Reference(f"{where}.corpus", grid.corpus, config.corpora)
+    yield Reference(f"{where}.baseline", grid.baseline, grid.variants)
     for variant in grid.variants:
         yield Reference(f"{where}.variants", variant, config.variants)
 
@@ -222,6 +224,24 @@ def _shown(
         yield Reference(f"{where}.baseline", shown.baseline, variants)
     for l0 in _levels(getattr(shown, "l0", "all")):
         yield Reference(f"{where}.l0", l0, grid.l0)
+
+
+def _unset_measures(config: Config, paper: str) -> Iterator[str]:
+    """Yield figures, tables and claims of a measure whose section of `evaluation` is null."""
+    section = config.paper(paper)
+    unset = [m for m in FILES if getattr(config.evaluation, m, ...) is None]
+    asked: list[tuple[str, Iterable[str]]] = [
+        (f"{kind}.{name}", shown.metrics)
+        for kind, everything in (("figures", section.figures), ("tables", section.tables))
+        for name, shown in everything.items()
+        if isinstance(shown, Shown)
+    ]
+    asked += [(f"claims.{c.id}", {part.metric for part in c.parts}) for c in section.claims]
+    for where, metrics in asked:
+        for metric in metrics:
+            plain = metric.partition("@")[0]
+            if plain in SWEEP_METRICS and (measure := measure_of(metric)) in unset:
+                yield f"{paper}.{where}: {metric} is measured where evaluation.{measure} is set"
 
 
 def _levels(chosen: object) -> tuple[int, ...]:
