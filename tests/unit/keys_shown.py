@@ -13,12 +13,21 @@ import pandas as pd
 from keys_case import Case, Result, Stage
 from keys_page import page, report_page
 from test_figures_draw import BARS, CURVE
+from test_figures_scaling import SCALING, plant
 from test_figures_tables import RATIO, SWEEP
 
 from saeflow.evaluation.rows import Row, write_rows
 from saeflow.figures import style
 from saeflow.figures.draw import draw_figure
-from saeflow.figures.settings import BarsAndDensity, Curve, Ratio, Sweep, parse_figure, parse_table
+from saeflow.figures.settings import (
+    BarsAndDensity,
+    Curve,
+    Ratio,
+    Scaling,
+    Sweep,
+    parse_figure,
+    parse_table,
+)
 from saeflow.figures.tables import write_table
 
 __all__ = ["STAGES", "report_page"]
@@ -35,6 +44,9 @@ def prepare(world: Path) -> None:
     slower = [row._replace(l0_target=16, value=1.1 * row.value) for row in timing]
     other = [row._replace(metric="other_seconds", value=1.2 * row.value) for row in timing]
     write_rows(world / "timing.parquet", [*timing, *slower, *other, *others(timing)])
+    steps = [Row(**row) for row in pd.read_parquet(plant(world / "widths")).to_dict("records")]
+    other = [row._replace(metric="other_seconds", value=1.2 * row.value) for row in steps]
+    write_rows(world / "widths.parquet", [*steps, *other, *others(steps)])
     paths = [path for l0 in L0S for path in planted.plant_latents(world / str(l0), l0)]
     latents = pd.concat([pd.read_parquet(path) for path in paths])
     rescaled = {"max_decoder_cosine": 0.9 * latents["max_decoder_cosine"]}
@@ -50,12 +62,12 @@ def others(rows: list[Row]) -> list[Row]:
     ]
 
 
-def draw(settings: Curve | BarsAndDensity, world: Path, out: Path) -> Result:
+def draw(settings: Curve | BarsAndDensity | Scaling, world: Path, out: Path) -> Result:
     stem = out / "fig"
     with patch.dict(style._METADATA):
         del style._METADATA["png"], style._METADATA["pdf"]  # slow, and drawn from the same
-        rows, latents = [world / "rows.parquet"], [world / "latents.parquet"]
-        draw_figure(settings, rows, latents, CONTEXT, stem)
+        rows = world / ("widths.parquet" if isinstance(settings, Scaling) else "rows.parquet")
+        draw_figure(settings, [rows], [world / "latents.parquet"], CONTEXT, stem)
     for suffix in ("png", "pdf"):
         stem.with_suffix(f".{suffix}").touch()
     picture = stem.with_suffix(".svg").read_text()
@@ -132,6 +144,19 @@ STAGES = keys_folders.STAGES | {
             "Density.high": Case("density.high", 1.5, "data"),
             "Density.bandwidth": Case("density.bandwidth", 0.05, "data"),
             "Density.reference": Case("density.reference", None, "data"),
+        },
+    ),
+    "scaling": stage(
+        parse_figure,
+        draw,
+        SCALING,
+        {
+            **common("Scaling", ["ortsae"]),
+            "Scaling.metric": Case("metric", "other_seconds", "data"),
+            "Scaling.baseline": Case("baseline", None, "data"),
+            "Scaling.factor": Case("factor", 10, "data"),
+            "Scaling.y_label": Case("y_label", "Another", "picture"),
+            "Scaling.x_label": Case("x_label", "Another", "picture"),
         },
     ),
     "sweep": stage(

@@ -296,6 +296,30 @@ def test_timing_is_tidy_and_interleaved(tmp_path, cache, monkeypatch):
     assert sorted(rounds) == 2 * [("BatchTopK", "OrtSAE")] + 2 * [("OrtSAE", "BatchTopK")]
 
 
+def test_timing_over_sizes_takes_every_variant_at_each(tmp_path, cache, monkeypatch):
+    order = []
+    original = Trainer.step
+    monkeypatch.setattr(
+        Trainer,
+        "step",
+        lambda self, x: (
+            order.append((self.sae.d_sae, self.settings.variant.label)) or original(self, x)
+        ),
+    )
+    variants = {"batchtopk": short(), "ortsae": short("ortsae")}
+    sizes = {"rounds": 2, "steps": 2, "d_sae": [32, 48]}
+    time_variants(variants, cache, SITE, tmp_path, origin=ORIGIN, **sizes)
+    rows = pq.read_table(tmp_path / "timing.parquet").to_pylist()
+    timed = sorted((row["d_sae"], row["variant"], row["seed"]) for row in rows)
+    assert timed == [(d, v, s) for d in (32, 48) for v in ("batchtopk", "ortsae") for s in (0, 1)]
+    assert all(0 < row["value"] < 10 for row in rows)
+    turns = order[::2]
+    assert order == [turn for turn in turns for _ in range(2)]
+    first, second = turns[4:8], turns[8:]  # the first round warms up
+    assert first == [(d, v) for d in (32, 48) for v in ("BatchTopK", "OrtSAE")]
+    assert second == [(d, v) for d in (32, 48) for v in ("OrtSAE", "BatchTopK")]
+
+
 def test_timing_reads_nothing_while_its_clock_runs(tmp_path, cache, monkeypatch):
     seen: dict[str, list] = {"BatchTopK": [], "OrtSAE": []}
     original = Trainer.step

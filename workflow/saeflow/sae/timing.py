@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,9 +33,13 @@ def time_variants(
     rounds: int,
     steps: int,
     origin: Mapping[str, str],
+    d_sae: Sequence[int] | None = None,
     device: str = "cpu",
 ) -> None:
     """Time `steps` training steps of every variant in each of `rounds` rounds.
+
+    With `d_sae` every variant is timed at each of these dictionary sizes instead of its own, the
+    sizes one after another within a round.
 
     All variants live in this process, on one `device`, and take the same batches one variant after
     another within a round, so that a busy machine hits all alike; the order rotates, so that each
@@ -59,27 +63,40 @@ def time_variants(
     longest = {
         name: _at_least(v, batch_size * steps * (rounds + 1)) for name, v in variants.items()
     }
-    trainers = {name: new_trainer(v, activations, site, device) for name, v in longest.items()}
+    sizes = [None] if d_sae is None else list(d_sae)
+    trainers = {
+        size: {
+            name: new_trainer(_of_size(v, size), activations, site, device)
+            for name, v in longest.items()
+        }
+        for size in sizes
+    }
     rows = []
-    with Progress((rounds + 1) * len(trainers), "timings", "timing variants") as progress:
+    turns = (rounds + 1) * len(sizes) * len(variants)
+    with Progress(turns, "timings", "timing variants") as progress:
         for number in range(-1, rounds):
             position = (number + 1) * steps
             with ActivationStream(
                 activations, site, batch_size=batch_size, seed=0, position=position, device=device
             ) as stream:
                 batches = list(islice(stream, steps))
-            for name in _rotated(list(trainers), number):
-                seconds = _seconds(trainers[name], batches) / steps
+            for size, name in product(sizes, _rotated(list(variants), number)):
+                trainer = trainers[size][name]
+                seconds = _seconds(trainer, batches) / steps
                 progress.update(1)
                 if number >= 0:
-                    at = {"variant": name, "d_sae": variants[name].d_sae, "l0": variants[name].l0}
+                    timed = trainer.settings
+                    at = {"variant": name, "d_sae": timed.d_sae, "l0": timed.l0}
                     rows.append({**at, "seed": number, "value": seconds})
     with atomic_path(out / TIMING) as temporary:
         pq.write_table(_tidy(rows, {**origin, "site": site}, steps), temporary)
     write_manifest(
         out,
         kind="timing",
-        settings={name: v.identity() for name, v in variants.items()},
+        settings={
+            "d_sae": d_sae,
+            "variants": {name: v.identity() for name, v in variants.items()},
+        },
         files=[TIMING],
         inputs={"activations": activations},
         stats={"rounds": rounds, "steps": steps},
@@ -107,6 +124,13 @@ def _at_least(settings: SAESettings, tokens: int) -> SAESettings:
     training = settings.training
     longer = training.model_copy(update={"tokens": max(tokens, training.tokens)})
     return settings.model_copy(update={"training": longer})
+
+
+def _of_size(settings: SAESettings, d_sae: int | None) -> SAESettings:
+    """Return the settings with another dictionary size, which is checked with the rest."""
+    if d_sae is None:
+        return settings
+    return SAESettings.model_validate({**settings.model_dump(), "d_sae": d_sae})
 
 
 def _rotated(names: Sequence[str], by: int) -> list[str]:
