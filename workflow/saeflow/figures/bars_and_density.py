@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from saeflow.figures.bars import draw_lying_bars
 from saeflow.figures.drawn import as_table, mark
-from saeflow.figures.frame import REFERENCE, error_bar, legend_above
+from saeflow.figures.frame import REFERENCE, legend_above
 from saeflow.figures.kernel import kernel_density
 from saeflow.figures.rows import FigureError, chosen_l0s, label_of, level, of_seeds
 from saeflow.figures.settings import BarsAndDensity, Context, Density
@@ -93,49 +93,14 @@ def draw_bars_and_density(marks: pd.DataFrame, settings: BarsAndDensity) -> Figu
     for index, panel in enumerate(settings.panels):
         axes = figure.add_subplot(grid[index], sharey=first)
         first = first or axes
-        _draw_bars(axes, marks[marks["panel"] == panel.metric], looks)
+        bars = marks[marks["panel"] == panel.metric]
+        draw_lying_bars(axes, bars, [looks[name] for name in bars["variant"]])
         axes.set_xlabel(wrap(panel.label, 7.5, panel_width))
         axes.tick_params(labelleft=index == 0, left=False)
     axes = figure.add_subplot(grid[count])
     _draw_density(axes, marks[marks["panel"] == _DENSITY], settings, looks)
     legend_above(figure, *axes.get_legend_handles_labels())
     return figure
-
-
-def _draw_bars(axes: Axes, bars: pd.DataFrame, looks: dict[str, Look]) -> None:
-    """Draw lying bars, so that names of variants stand on the left, whatever their length."""
-    places = np.arange(len(bars))[::-1]
-    lengths = bars["x"].astype(float).to_numpy()
-    styles = [looks[name] for name in bars["variant"]]
-    drawn = axes.barh(places, lengths, height=0.66, color=[s.color for s in styles], zorder=2)
-    for bar, style in zip(drawn, styles, strict=True):
-        bar.set(hatch=style.hatch, edgecolor="white", linewidth=0)
-    errors = error_bar(bars, "x")
-    if errors is not None:
-        axes.errorbar(
-            lengths, places, xerr=errors, fmt="none", ecolor="#1a1a1a", elinewidth=0.8, capsize=2
-        )
-    _write_values(axes, bars, places)
-    axes.set_yticks(places, [wrap(label, 7, 1.1) for label in bars["label"]])
-    axes.grid(visible=False, axis="y")
-    axes.xaxis.set_major_locator(MaxNLocator(3))
-
-
-def _write_values(axes: Axes, bars: pd.DataFrame, places: np.ndarray) -> None:
-    ends = bars["x_high"].fillna(bars["x"]).clip(lower=0).astype(float)
-    starts = bars["x_low"].fillna(bars["x"]).clip(upper=0).astype(float)
-    reach = max(float(ends.max() - starts.min()), 1e-9)
-    axes.set_xlim(float(starts.min()) - (0.05 * reach if starts.min() < 0 else 0), None)
-    axes.set_xlim(right=float(ends.max()) + 0.42 * reach)
-    for place, end, value in zip(places, ends, bars["x"], strict=True):
-        axes.annotate(
-            f"{value:.3f}",
-            (end, place),
-            xytext=(2.5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=6.5,
-        )
 
 
 def _draw_density(

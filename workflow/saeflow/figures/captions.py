@@ -19,6 +19,7 @@ from saeflow.figures.settings import (
     SweepContext,
     Table,
 )
+from saeflow.figures.single_l0_settings import Metrics
 from saeflow.figures.sweep_settings import SweepShown
 
 
@@ -39,7 +40,7 @@ def caption_of(
         parts.append(f"L0 target {l0}.")
     if isinstance(settings, BarsAndDensity) and settings.not_measured:
         parts.append(f"Not measured, so not drawn: {', '.join(settings.not_measured)}.")
-    if isinstance(settings, Sweep) and settings.best:
+    if _marks_best(settings):
         parts.append("Bold: the best of its column, where its interval overlaps no other's.")
     if isinstance(settings, Methods):
         groups = "; ".join(group.label for group in settings.groups)
@@ -49,3 +50,10 @@ def caption_of(
         parts.append(training_sentence(settings.series, context))
     parts.append(origin_sentence(settings, context))
     return " ".join(parts)
+
+
+def _marks_best(settings: Figure | Table) -> bool:
+    """Whether a table marks the best of some column."""
+    if isinstance(settings, Metrics):
+        return any(column.best for column in settings.columns)
+    return isinstance(settings, Sweep) and settings.best is not None

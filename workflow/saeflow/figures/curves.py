@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from saeflow.figures.drawn import as_table, mark
-from saeflow.figures.frame import REFERENCE, error_bar, legend_above
+from saeflow.figures.frame import REFERENCE, legend_above
+from saeflow.figures.points import draw_points
 from saeflow.figures.rows import chosen_l0s, label_of, level, of_seeds
 from saeflow.figures.settings import Context, Curve
-from saeflow.figures.style import ONE_COLUMN, Look, looks_of
+from saeflow.figures.style import ONE_COLUMN, looks_of
 from saeflow.figures.text import wrap
 from saeflow.intervals import t_interval
 
@@ -45,7 +46,7 @@ def draw_curve(points: pd.DataFrame, settings: Curve) -> Figure:
     axes = figure.add_subplot()
     looks = looks_of(settings.variants)
     for name in settings.variants:
-        _draw_line(axes, points[points["variant"] == name].sort_values("x"), looks[name])
+        draw_points(axes, points[points["variant"] == name], looks[name])
     axes.set_xlabel(wrap(settings.x_label, 7.5, ONE_COLUMN - 0.8))
     axes.set_ylabel(wrap(settings.y_label, 7.5, _HEIGHT - 0.7))
     _scale_x(axes, settings, points)
@@ -54,32 +55,6 @@ def draw_curve(points: pd.DataFrame, settings: Curve) -> Figure:
         axes.axhline(float(y), label=label, **REFERENCE)
     legend_above(figure, *axes.get_legend_handles_labels())
     return figure
-
-
-def _draw_line(axes: Axes, points: pd.DataFrame, look: Look) -> None:
-    x, y = points["x"].astype(float), points["y"].astype(float)
-    axes.errorbar(
-        x,
-        y,
-        xerr=error_bar(points, "x"),
-        yerr=error_bar(points, "y"),
-        fmt="none",
-        ecolor=look.color,
-        elinewidth=0.7,
-        capsize=1.6,
-        capthick=0.7,
-    )
-    axes.plot(
-        x,
-        y,
-        label=points["label"].iloc[0],
-        color=look.color,
-        linestyle=look.line,
-        marker=look.marker,
-        markersize=6.5 if look.marker == "*" else None,
-        markeredgecolor="white",
-        markeredgewidth=0.4,
-    )
 
 
 def _scale_x(axes: Axes, settings: Curve, points: pd.DataFrame) -> None:

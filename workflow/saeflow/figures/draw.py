@@ -8,22 +8,29 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from saeflow.figures.ablation import ablation_marks, draw_ablation
+from saeflow.figures.bars import bar_marks, draw_bars
 from saeflow.figures.bars_and_density import bar_and_density_marks, draw_bars_and_density
 from saeflow.figures.curves import curve_points, draw_curve
+from saeflow.figures.decomposition import decomposition_marks, draw_decomposition
+from saeflow.figures.decomposition_settings import Decomposition
 from saeflow.figures.drawn import write_drawn
 from saeflow.figures.frame import footer
 from saeflow.figures.origin import footer_parts
+from saeflow.figures.paired import draw_paired, paired_marks
 from saeflow.figures.rows import read_latents, read_rows
-from saeflow.figures.settings import BarsAndDensity, Context, Curve
+from saeflow.figures.scaling import draw_scaling, scaling_marks
+from saeflow.figures.settings import Context, Curve, GridFigure, Scaling
+from saeflow.figures.single_l0_settings import Ablation, Bars, Paired
 from saeflow.figures.style import house_style, save
 
-_GRID_FIGURE: TypeAdapter[Curve | BarsAndDensity] = TypeAdapter(
-    Annotated[Curve | BarsAndDensity, Field(discriminator="kind")]
+_GRID_FIGURE: TypeAdapter[GridFigure] = TypeAdapter(
+    Annotated[GridFigure, Field(discriminator="kind")]
 )
 
 
 def draw_figure(
-    settings: Curve | BarsAndDensity | Mapping[str, Any],
+    settings: GridFigure | Mapping[str, Any],
     rows: Sequence[Path],
     latents: Sequence[Path],
     context: Context | Mapping[str, Any],
@@ -40,6 +47,21 @@ def draw_figure(
         if isinstance(settings, Curve):
             drawn = curve_points(table, settings, context)
             figure = draw_curve(drawn, settings)
+        elif isinstance(settings, Ablation):
+            drawn = ablation_marks(table, settings, context)
+            figure = draw_ablation(drawn, settings)
+        elif isinstance(settings, Paired):
+            drawn = paired_marks(table, settings, context)
+            figure = draw_paired(drawn, settings)
+        elif isinstance(settings, Bars):
+            drawn = bar_marks(table, settings, context)
+            figure = draw_bars(drawn, settings)
+        elif isinstance(settings, Decomposition):
+            drawn = decomposition_marks(rows, settings, context)
+            figure = draw_decomposition(drawn)
+        elif isinstance(settings, Scaling):
+            drawn = scaling_marks(table, settings, context)
+            figure = draw_scaling(drawn, settings)
         else:
             per_latent = read_latents(latents, settings.density.column, settings.split)
             drawn = bar_and_density_marks(table, per_latent, settings, context)

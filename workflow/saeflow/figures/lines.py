@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
 import pandas as pd
@@ -12,13 +11,14 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodF
 
 from saeflow.figures.common_settings import FixedLine
 from saeflow.figures.drawn import as_table, mark, note
-from saeflow.figures.frame import REFERENCE, error_bar, legend_above
-from saeflow.figures.rows import FigureError, chosen_l0s, label_of, level, of_seeds
+from saeflow.figures.frame import REFERENCE, legend_above
+from saeflow.figures.points import draw_points
+from saeflow.figures.rows import FigureError, chosen_l0s, label_of, level, mean_on, of_seeds
 from saeflow.figures.style import ONE_COLUMN, TWO_COLUMNS, Look, looks_of
 from saeflow.figures.sweep_settings import LinePanel, Lines, SweepContext
 from saeflow.figures.text import wrap
 from saeflow.figures.ticks import log_ticks
-from saeflow.intervals import Interval, from_logs, t_interval
+from saeflow.intervals import Interval, t_interval
 
 _HEIGHT = 2.3
 _Point = tuple[int | None, Interval | float, Interval]
@@ -81,7 +81,7 @@ def _points_over_l0(
             yield None
             continue
         x = t_interval(of_seeds(rows, "l0", series, l0, context))
-        y = _interval(of_seeds(rows, panel.metric, series, l0, context), panel)
+        y = mean_on(panel.y_scale, of_seeds(rows, panel.metric, series, l0, context))
         yield None if y is None else (l0, x, y)
 
 
@@ -104,17 +104,8 @@ def _points_over_x(
         where = f"seeds {missing}" if missing else f"a seed at x = {by_x.index[gaps][0]:g}"
         raise FigureError(f"missing: {where} of {panel.metric!r}, series {series!r}")
     for x, values in zip(by_x.index, by_x[list(context.seeds)].to_numpy(), strict=True):
-        y = None if panel.x_scale == "log" and x <= 0 else _interval(list(values), panel)
+        y = None if panel.x_scale == "log" and x <= 0 else mean_on(panel.y_scale, list(values))
         yield None if y is None else (None, float(x), y)
-
-
-def _interval(values: list[float], panel: LinePanel) -> Interval | None:
-    """Mean and interval on the scale of the axis; None where a log axis has no place for it."""
-    if panel.y_scale == "linear":
-        return t_interval(values)
-    if min(values) <= 0:
-        return None
-    return from_logs(t_interval([math.log(value) for value in values]))
 
 
 def _left_out(panel: LinePanel, count: int) -> str:
@@ -163,22 +154,13 @@ def draw_lines(marks: pd.DataFrame, settings: Lines) -> Figure:
 
 
 def _draw_series(axes: Axes, points: pd.DataFrame, panel: LinePanel, look: Look) -> None:
-    points = points.sort_values("x")
-    x, y = points["x"].astype(float), points["y"].astype(float)
-    style = {"color": look.color, "linestyle": look.line, "label": points["label"].iloc[0]}
-    if panel.file == "curves":
-        axes.plot(x, y, **style)
-        low, high = (points[f"y_{end}"].astype(float) for end in ("low", "high"))
-        axes.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
+    if panel.file != "curves":
+        draw_points(axes, points, look)
         return
-    axes.errorbar(
-        x, y, xerr=error_bar(points, "x"), yerr=error_bar(points, "y"), fmt="none",
-        ecolor=look.color, elinewidth=0.7, capsize=1.6, capthick=0.7,
-    )  # fmt: skip
-    axes.plot(
-        x, y, **style, marker=look.marker, markersize=6.5 if look.marker == "*" else None,
-        markeredgecolor="white", markeredgewidth=0.4,
-    )  # fmt: skip
+    points = points.sort_values("x")
+    x, y, low, high = (points[name].astype(float) for name in ("x", "y", "y_low", "y_high"))
+    axes.plot(x, y, color=look.color, linestyle=look.line, label=points["label"].iloc[0])
+    axes.fill_between(x, low, high, color=look.color, alpha=0.15, linewidth=0)
 
 
 def _draw_reference(axes: Axes, references: pd.DataFrame) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from saeflow.figures.decomposition_settings import Decomposition, Decompositions
 from saeflow.figures.settings import (
     AnyContext,
     Circuit,
@@ -14,11 +15,13 @@ from saeflow.figures.settings import (
     Lines,
     Methods,
     Ratio,
+    Scaling,
     Scatter,
     Sweep,
     SweepContext,
     Table,
 )
+from saeflow.figures.single_l0_settings import Metrics, Paired
 
 
 def footer_parts(
@@ -29,8 +32,8 @@ def footer_parts(
     return (
         settings.source,
         f"{context.subject} at {context.site}",
-        *_text_and_training(context),
-        f"d_sae {context.d_sae:,}",
+        *_text_and_training(context, settings),
+        *(() if isinstance(settings, Scaling) else (f"d_sae {context.d_sae:,}",)),
         *(() if l0 is None else (f"L0 {l0}",)),
         _short_spread(settings, context),
         *(() if judge is None else (f"judge: {judge}",)),
@@ -47,10 +50,12 @@ def single_l0(settings: Figure | Table, context: AnyContext) -> int | None:
     return chosen if isinstance(chosen, int) else context.reference_l0
 
 
-def _text_and_training(context: AnyContext) -> tuple[str, ...]:
+def _text_and_training(context: AnyContext, settings: Figure) -> tuple[str, ...]:
     if isinstance(context, DebiasContext):
         people = f"generated {context.corpus}" if context.generated else context.corpus
         return f"{people}, {context.scale} scale", f"SAEs at {context.sites} sites"
+    if isinstance(settings, Scaling):  # of SAEs that are trained for some steps only
+        return (f"{context.corpus}, {context.scale} scale",)
     if isinstance(context, Context):
         tokens = short_count(context.training_tokens)
         return f"{context.corpus}, {context.scale} scale", f"{tokens} training tokens"
@@ -61,8 +66,10 @@ def _text_and_training(context: AnyContext) -> tuple[str, ...]:
 
 
 def _short_spread(settings: Figure, context: AnyContext) -> str:
+    if isinstance(settings, Scaling):
+        return "geometric mean and 95% t-interval over rounds"
     seeds = ", ".join(str(seed) for seed in context.seeds)
-    if isinstance(settings, Scatter | Circuit):
+    if isinstance(settings, Scatter | Circuit | Decomposition):
         return f"seed {context.seeds[0]}"
     if isinstance(settings, Densities):
         return f"mean over seeds {seeds}" if len(context.seeds) > 1 else f"seed {seeds}"
@@ -74,25 +81,31 @@ def _short_spread(settings: Figure, context: AnyContext) -> str:
 
 def _has_log_axis(settings: Figure | Table) -> bool:
     """Whether means are taken of logarithms somewhere in the figure."""
+    if isinstance(settings, Paired):
+        return "log" in (settings.x_scale, settings.y_scale)
     return isinstance(settings, Lines) and any(p.y_scale == "log" for p in settings.panels)
 
 
 def spread_sentence(settings: Figure | Table, context: AnyContext) -> str:
     """Return how the caption says what is averaged and what an interval is."""
     count = len(context.seeds)
-    if isinstance(settings, Scatter | Circuit):
+    if isinstance(settings, Decompositions):
+        return f"One seed ({context.seeds[0]}), sums drawn at random."
+    if isinstance(settings, Scatter | Circuit | Decomposition):
         return f"One seed ({context.seeds[0]})."
     if isinstance(settings, Latents):
         return (
             f"One seed ({context.seeds[0]}), latents drawn at random from those that were scored."
         )
+    if isinstance(settings, Scaling):
+        return "Geometric mean with 95% t-interval over rounds."
     if isinstance(settings, Ratio):
         return "Mean ± half the width of the 95% t-interval over rounds; ratios with both ends."
     if count == 1:
         return "One seed, so no interval."
     if isinstance(settings, Densities):
         return f"Gaussian kernel, mean over {count} seeds."
-    if isinstance(settings, Sweep | Methods):
+    if isinstance(settings, Sweep | Metrics | Methods):
         return f"Mean ± half the width of the 95% t-interval over {count} seeds."
     mean = "Mean (geometric on log axes)" if _has_log_axis(settings) else "Mean"
     return f"{mean} with 95% t-interval over {count} seeds."
@@ -100,7 +113,10 @@ def spread_sentence(settings: Figure | Table, context: AnyContext) -> str:
 
 def origin_sentence(settings: Figure | Table, context: AnyContext) -> str:
     """Return subject, text, training and original as the caption's last sentence."""
-    return f"Subject {context.subject} at {context.site}, {_origin(context)}; {settings.source}."
+    where = f"Subject {context.subject} at {context.site}"
+    if isinstance(settings, Scaling):
+        return f"{where}, corpus {context.corpus}, {context.scale} scale; {settings.source}."
+    return f"{where}, {_origin(context)}; {settings.source}."
 
 
 def _origin(context: AnyContext) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -11,7 +12,9 @@ import pyarrow.parquet as pq
 
 from saeflow.evaluation.rows import read_rows as read_tidy_rows
 from saeflow.figures.common_settings import L0Selection, SAEContext
-from saeflow.figures.settings import AnyContext, Context, Shown
+from saeflow.figures.grid_settings import Context, Shown
+from saeflow.figures.settings import AnyContext, Scaling
+from saeflow.intervals import Interval, from_logs, t_interval
 
 LATENT_COLUMNS = ("split", "variant", "d_sae", "l0_target", "seed", "latent")
 
@@ -24,10 +27,11 @@ def read_rows(paths: Sequence[Path], settings: Shown, context: Context) -> pd.Da
     """Return the rows of all files that belong to the figure's split, selection and grid.
 
     Raises ArtifactError for a file that holds no tidy rows, and FigureError where rows are of
-    another subject, site, corpus or dictionary size.
+    another subject, site, corpus or (save in a figure over these) dictionary size.
     """
     rows = read_tidy_rows(paths)
-    for column in ("subject", "site", "corpus", "d_sae"):
+    sizes = () if isinstance(settings, Scaling) else ("d_sae",)
+    for column in ("subject", "site", "corpus", *sizes):
         expected = getattr(context, column)
         others = sorted(set(rows[column].astype(str)) - {str(expected)})
         if others:
@@ -101,6 +105,18 @@ def of_seeds(
             f"missing: seeds {missing} of metric {metric!r}, variant {variant!r}, L0 {l0}"
         )
     return [float(values[seed]) for seed in context.seeds]
+
+
+def mean_on(scale: str, values: Sequence[float]) -> Interval | None:
+    """Return mean and interval on the scale of an axis: on a log axis the geometric mean.
+
+    None where a log axis has no place for a value.
+    """
+    if scale == "linear":
+        return t_interval(values)
+    if min(values) <= 0:
+        return None
+    return from_logs(t_interval([math.log(value) for value in values]))
 
 
 def level(

@@ -7,50 +7,16 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, model_validator
 
-from saeflow.figures.common_settings import (
-    Described,
-    L0Selection,
-    Published,
-    ReferenceLine,
-    SAEContext,
-)
+from saeflow.figures.common_settings import L0Selection, Published, ReferenceLine
 from saeflow.figures.debias_settings import Circuit, DebiasContext, Methods
+from saeflow.figures.decomposition_settings import Decomposition, Decompositions
+from saeflow.figures.grid_settings import Context, ShownVariants
+from saeflow.figures.single_l0_settings import Ablation, Bars, Metrics, Paired
 from saeflow.figures.sweep_settings import Densities, Latents, Lines, Scatter, SweepContext
 from saeflow.settings import Settings
 
 
-class Context(SAEContext):
-    """The origin of a figure of a grid."""
-
-    training_tokens: PositiveInt
-    """Activations that each SAE saw."""
-
-
-class Shown(Described):
-    """What figures and tables of a grid have in common."""
-
-    grid: str
-    """Grid of the paper whose points are shown."""
-    variants: tuple[str, ...] = Field(min_length=1)
-    """Variants in drawing order."""
-    split: str = "test"
-    """Held-out part of the corpus that was measured."""
-    selection: str = "all"
-    """Documents that the SAEs were trained on."""
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics that are shown."""
-        raise NotImplementedError
-
-    @model_validator(mode="after")
-    def _variants_are_distinct(self) -> Shown:
-        if len(set(self.variants)) < len(self.variants):
-            raise ValueError(f"variants {self.variants} holds one twice")
-        return self
-
-
-class Curve(Shown):
+class Curve(ShownVariants):
     """A metric against the measured L0, one line a variant."""
 
     kind: Literal["curve"]
@@ -105,7 +71,7 @@ class Density(Settings):
         return self
 
 
-class BarsAndDensity(Shown):
+class BarsAndDensity(ShownVariants):
     """Bars of several metrics at one L0 beside the density of a per-latent value."""
 
     kind: Literal["bars_and_density"]
@@ -125,7 +91,39 @@ class BarsAndDensity(Shown):
         return (*(panel.metric for panel in self.panels), *((line.metric,) if line else ()))
 
 
-class TableShown(Shown):
+class Scaling(ShownVariants):
+    """Training time against the dictionary size, one line a variant, on log axes."""
+
+    kind: Literal["scaling"]
+    timing: str
+    """Timing of the paper, over dictionary sizes, whose rows are shown."""
+    split: str = "train"
+    """Part of the corpus that was trained on."""
+    metric: str = "step_seconds"
+    """Metric of the vertical axis."""
+    baseline: str | None = None
+    """Variant whose time is taken off, round by round, so that what is left is the cost of a loss
+    term; null shows whole steps."""
+    factor: PositiveFloat = 1.0
+    """The metric is multiplied by this."""
+    y_label: str
+    """Label of the vertical axis, with the unit after `factor`."""
+    x_label: str = "Dictionary size"
+    """Label of the horizontal axis."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that are shown."""
+        return (self.metric,)
+
+    @model_validator(mode="after")
+    def _baseline_is_not_shown(self) -> Scaling:
+        if self.baseline in self.variants:
+            raise ValueError(f"baseline {self.baseline!r} less itself is nothing to show")
+        return self
+
+
+class TableShown(ShownVariants):
     """What all tables have in common."""
 
     timing: str | None = None
@@ -184,8 +182,10 @@ class Ratio(TableShown):
         return self
 
 
-Figure: TypeAlias = Curve | BarsAndDensity | Lines | Densities | Scatter | Circuit
-Table: TypeAlias = Sweep | Ratio | Methods | Latents
+GridFigure: TypeAlias = Curve | BarsAndDensity | Scaling | Ablation | Paired | Bars | Decomposition
+GridTable: TypeAlias = Sweep | Ratio | Metrics | Decompositions
+Figure: TypeAlias = GridFigure | Lines | Densities | Scatter | Circuit
+Table: TypeAlias = GridTable | Methods | Latents
 FigureSettings = Annotated[Figure, Field(discriminator="kind")]
 TableSettings = Annotated[Table, Field(discriminator="kind")]
 AnyContext: TypeAlias = Context | SweepContext | DebiasContext

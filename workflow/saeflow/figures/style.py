@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,8 @@ from saeflow.artifacts import atomic_path
 
 ONE_COLUMN = 3.35
 TWO_COLUMNS = 6.9
+# Between panels that each have labels of their own, as a share of a panel's width.
+PANEL_GAP = 0.1
 INK = "#1a1a1a"
 FAINT_INK = "#595959"
 _STYLE_FILE = Path(__file__).with_name("saeflow.mplstyle")
@@ -79,6 +81,22 @@ def looks_of(variants: tuple[str, ...]) -> dict[str, Look]:
         raise ValueError(f"at most {len(_OTHERS)} variants of your own fit a figure, got {others}")
     own = dict(zip(others, _OTHERS, strict=False))
     return {name: fixed.get(name) or own[name] for name in variants}
+
+
+def looks_of_lines(
+    lines: Mapping[str, Sequence[str]], beside: Sequence[str] = ()
+) -> dict[str, Look]:
+    """Return a look a line through several variants: a fixed one of these, else a free one.
+
+    No two lines have that of one variant, and none has that of a variant drawn `beside` them.
+    """
+    owners: dict[str, str] = {}
+    for number, (line, variants) in enumerate(lines.items()):
+        taken = {*beside, *owners.values()}
+        own = (name for name in variants if name in _LOOKS and name not in taken)
+        owners[line] = next(own, f"line {number}")
+    looks = looks_of((*owners.values(), *beside))
+    return {line: looks[owner] for line, owner in owners.items()}
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from pydantic import Field, TypeAdapter
 
 from saeflow.figures.captions import caption_of
 from saeflow.figures.cells import LEVELS, Cell, cell, number_text, write_cells
+from saeflow.figures.decomposition_settings import Decompositions
+from saeflow.figures.decomposition_table import decomposition_cells
 from saeflow.figures.rows import (
     FigureError,
     by_seed,
@@ -20,16 +22,15 @@ from saeflow.figures.rows import (
     of_seeds,
     read_rows,
 )
-from saeflow.figures.settings import Context, Published, Ratio, Sweep
+from saeflow.figures.settings import Context, GridTable, Published, Ratio, Sweep
+from saeflow.figures.single_l0_settings import Metrics, MetricsColumn
 from saeflow.intervals import Interval, ratio_interval, t_interval
 
-_GRID_TABLE: TypeAdapter[Sweep | Ratio] = TypeAdapter(
-    Annotated[Sweep | Ratio, Field(discriminator="kind")]
-)
+_GRID_TABLE: TypeAdapter[GridTable] = TypeAdapter(Annotated[GridTable, Field(discriminator="kind")])
 
 
 def write_table(
-    settings: Sweep | Ratio | Mapping[str, Any],
+    settings: GridTable | Mapping[str, Any],
     rows: Sequence[Path],
     context: Context | Mapping[str, Any],
     out_stem: Path,
@@ -42,9 +43,13 @@ def write_table(
     table = read_rows(rows, settings, context)
     if isinstance(settings, Sweep):
         cells = sweep_cells(table, settings, context)
+    elif isinstance(settings, Metrics):
+        cells = metrics_cells(table, settings, context)
+    elif isinstance(settings, Decompositions):
+        cells = decomposition_cells(rows, settings, context)
     else:
         cells = ratio_cells(table, settings, context)
-    if settings.published:
+    if isinstance(settings.published, Published):
         cells += published_cells(settings.published)
     levels = {one.row: one.text for one in cells if one.block == LEVELS}
     caption = caption_of(settings, context, levels)
@@ -54,23 +59,42 @@ def write_table(
 def sweep_cells(rows: pd.DataFrame, settings: Sweep, context: Context) -> list[Cell]:
     """Return a cell per variant and L0 target, and one per level for the caption."""
     l0s = chosen_l0s(settings.l0, context)
-    block = _own_block(context)
+    shared = {name: getattr(settings, name) for name in ("metric", "decimals", "best")}
     cells: list[Cell] = []
     for l0 in l0s:
-        found = {
-            name: t_interval(of_seeds(rows, settings.metric, name, l0, context))
-            for name in settings.variants
-        }
-        best = best_of(found, settings.best)
-        cells += [
-            cell(block, label_of(name, context), f"L0 = {l0}", x, settings.decimals, name == best)
-            for name, x in found.items()
-        ]
+        column = MetricsColumn(label=f"L0 = {l0}", **shared)
+        cells += _column_cells(rows, column, settings.variants, l0, context)
     for label, metric in settings.levels.items():
         value = level(rows, metric, settings.variants, l0s, context)
         exact = Interval(value, None, None, len(context.seeds))
         cells.append(cell(LEVELS, label, metric, exact, settings.decimals, False))
     return cells
+
+
+def metrics_cells(rows: pd.DataFrame, settings: Metrics, context: Context) -> list[Cell]:
+    """Return a cell per variant and metric."""
+    l0 = chosen_l0s(settings.l0, context)[0]
+    cells: list[Cell] = []
+    for column in settings.columns:
+        cells += _column_cells(rows, column, settings.variants, l0, context)
+    return cells
+
+
+def _column_cells(
+    rows: pd.DataFrame,
+    column: MetricsColumn,
+    variants: Sequence[str],
+    l0: int,
+    context: Context,
+) -> list[Cell]:
+    found = {
+        name: t_interval(of_seeds(rows, column.metric, name, l0, context)) for name in variants
+    }
+    best, block = best_of(found, column.best), _own_block(context)
+    return [
+        cell(block, label_of(name, context), column.label, x, column.decimals, name == best)
+        for name, x in found.items()
+    ]
 
 
 def ratio_cells(rows: pd.DataFrame, settings: Ratio, context: Context) -> list[Cell]:

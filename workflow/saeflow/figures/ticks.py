@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from matplotlib.axis import Axis
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
+
+from saeflow.figures.text import width_in_inches
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _DECADES = 5
 # The numbers of an axis within these are short enough to be written out.
 _PLAIN = (0.009, 1e5)
+_LABEL_SIZE, _GAP = 7, 0.06
 
 
 def log_ticks(axis: Axis, limits: tuple[float, float]) -> None:
@@ -27,6 +38,22 @@ def log_ticks(axis: Axis, limits: tuple[float, float]) -> None:
     write = plain if limits[0] >= _PLAIN[0] and limits[1] <= _PLAIN[1] else scientific
     axis.set_major_formatter(FuncFormatter(lambda value, _: write(value) if value > 0 else ""))
     axis.set_minor_formatter(NullFormatter())
+
+
+def number_ticks(axis: Axis, numbers: Iterable[float], width: float) -> None:
+    """Set ticks at `numbers` on a log axis that is `width` inches long, save where labels touch."""
+    ordered = sorted(numbers)
+    logs_per_inch = (math.log(ordered[-1] / ordered[0]) or 1.0) / width
+    kept: list[float] = []
+    for number in ordered:
+        if kept:
+            halves = [width_in_inches(plain(n), _LABEL_SIZE) / 2 for n in (kept[-1], number)]
+            if math.log(number / kept[-1]) / logs_per_inch < sum(halves) + _GAP:
+                continue
+        kept.append(number)
+    axis.set_major_locator(FixedLocator(kept))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
 
 
 def plain(value: float) -> str:
