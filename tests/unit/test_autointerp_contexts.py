@@ -191,7 +191,7 @@ def test_an_sae_of_another_width_is_refused(world: Path, tmp_path: Path) -> None
 
     write_sae(tmp_path, LATENTS, 0, world / "cache")
     save_sae(random_sae(0), tmp_path, {})
-    with pytest.raises(ValueError, match="64 wide, the SAE of seed 0 reads 16"):
+    with pytest.raises(ValueError, match="64 wide, the SAEs read 16"):
         collect(
             Autointerp.model_validate(SMALL), {0: tmp_path}, subject=world / "subject",
             tokens=world / "tokens", split="test", exclusion=world / "cache", site=SITE,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,13 +13,18 @@ from torch import Tensor
 from saeflow.activations.exclusion import Exclusion
 from saeflow.activations.windows import Window, group_by_length, pad
 from saeflow.artifacts import ArtifactError
+from saeflow.debias.slicing import encoder_of
 from saeflow.evaluation.held_out import first_windows
+from saeflow.evaluation.site_rows import check_width
 from saeflow.progress import Progress
+from saeflow.sae.boosted import Boosted
 from saeflow.sae.model import SAE
 from saeflow.subjects.load import Subject
 from saeflow.subjects.sites import run_to_sites
 
 _CHUNK_ENTRIES = 2**22
+Name = TypeVar("Name")
+"""What tells one SAE from another."""
 
 
 class Text(NamedTuple):
@@ -86,44 +91,51 @@ def _pieces(tokens_t: np.ndarray, length: int) -> np.ndarray:
 
 def fire(
     subject: Subject,
-    saes: Mapping[int, SAE],
-    candidates: Mapping[int, np.ndarray],
+    saes: Mapping[Name, SAE | Boosted],
+    candidates: Mapping[Name, np.ndarray],
     text: Text,
     site: str,
     rule: Exclusion,
     batch_tokens: int,
-) -> dict[int, Firing]:
-    """Return by seed where the latents `candidates[seed]` of each SAE are active in `text`.
+) -> dict[Name, Firing]:
+    """Return where the latents `candidates[name]` of each SAE are active in `text`.
 
     Tokens that the activation cache leaves out (`rule`) count as silent. Raises ValueError for an
     SAE that does not fit the site.
     """
-    found: dict[int, list[Firing]] = {seed: [] for seed in saes}
-    chosen = {seed: _chosen(saes[seed], latents) for seed, latents in candidates.items()}
+    found: dict[Name, list[Firing]] = {name: [] for name in saes}
+    encoders = {name: _encoder(saes[name], latents) for name, latents in candidates.items()}
     batches = group_by_length(text.windows, batch_tokens, np.random.default_rng(0))
     total = sum(len(window.tokens) for window in text.windows)
     with Progress(total=total, unit="tok", what="reading activations") as progress:
         for batch in batches:
             x_nd, context_n, position_n = _rows(subject, text, batch, site, rule)
-            for seed, sae in saes.items():
-                if x_nd.shape[1] != sae.d_in:
-                    raise ValueError(
-                        f"site {site} of {subject.name} is {x_nd.shape[1]} wide, the SAE of seed "
-                        f"{seed} reads {sae.d_in}"
-                    )
-                found[seed].append(_active(sae, chosen[seed], x_nd, context_n, position_n))
+            for name, sae in saes.items():
+                check_width(subject, site, x_nd.shape[1], sae.W_dec.shape[1])
+                found[name].append(_active(encoders[name], x_nd, context_n, position_n))
             progress.update(sum(len(window.tokens) for window in batch))
     return {
-        seed: Firing(*(np.concatenate(parts) for parts in zip(*firings, strict=True)))
-        for seed, firings in found.items()
+        name: Firing(*(np.concatenate(parts) for parts in zip(*firings, strict=True)))
+        for name, firings in found.items()
     }
 
 
-def _chosen(sae: SAE, latents: np.ndarray) -> Tensor | None:
-    """Return the latents to look at; None where these are all, which then need no selection."""
-    if len(latents) == sae.d_sae:
-        return None
-    return torch.from_numpy(np.sort(latents)).to(sae.W_dec.device)
+class _Encoder(NamedTuple):
+    """Computes some latents of an SAE."""
+
+    encode: Callable[[Tensor], Tensor]
+    latent_f: Tensor
+    """The latent of each column that it returns."""
+    width: int
+    """Latents that it may compute to that end."""
+
+
+def _encoder(sae: SAE | Boosted, latents: np.ndarray) -> _Encoder:
+    sae = sae.residual if isinstance(sae, Boosted) else sae
+    latent_f = torch.from_numpy(np.sort(latents)).to(sae.W_dec.device)
+    all_of_them = len(latent_f) == sae.d_sae
+    encode = sae.encode if all_of_them else encoder_of(sae, latent_f)
+    return _Encoder(encode, latent_f, sae.d_sae)
 
 
 @torch.no_grad()
@@ -148,15 +160,14 @@ def _rows(
 
 @torch.no_grad()
 def _active(
-    sae: SAE, chosen_f: Tensor | None, x_nd: Tensor, context_n: np.ndarray, position_n: np.ndarray
+    encoder: _Encoder, x_nd: Tensor, context_n: np.ndarray, position_n: np.ndarray
 ) -> Firing:
     """Return where latents are active on the rows; in chunks, so that a wide dictionary fits."""
     parts, first = [], 0
-    for part_nd in x_nd.split(max(1, _CHUNK_ENTRIES // sae.d_sae)):
-        acts_nf = sae.encode(part_nd)
-        acts_nf = acts_nf if chosen_f is None else acts_nf[:, chosen_f]
+    for part_nd in x_nd.split(max(1, _CHUNK_ENTRIES // encoder.width)):
+        acts_nf = encoder.encode(part_nd)
         row_k, column_k = (acts_nf > 0).nonzero(as_tuple=True)
-        latent_k = column_k if chosen_f is None else chosen_f[column_k]
+        latent_k = encoder.latent_f[column_k]
         rows = row_k.cpu().numpy() + first
         parts.append(
             Firing(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from saeflow.autointerp.contexts import Latent
 from saeflow.autointerp.examples import Contexts, Examples
 
 Status = Literal["ok", "nonsense", "timeout", "error", "unasked"]
@@ -35,6 +34,20 @@ class Diversity(NamedTuple):
     score: float
     """0 to 100."""
     justification: str
+
+
+class Sampled(Protocol):
+    """A latent with what a judge is shown of it."""
+
+    @property
+    def examples(self) -> Examples:
+        """What it is explained from."""
+        ...
+
+    @property
+    def held_out(self) -> Contexts:
+        """What it is predicted on."""
+        ...
 
 
 class Judge(Protocol):
@@ -73,8 +86,8 @@ class Judge(Protocol):
         """
         ...
 
-    def forecast(self, latents: Sequence[Latent]) -> str:
-        """Return in a sentence what judging `latents` will take."""
+    def forecast(self, latents: Sequence[Sampled], *, diversity: bool = True) -> str:
+        """Return in a sentence what judging `latents`, with or without diversity, will take."""
         ...
 
     def finish(self) -> dict[str, Any]:

@@ -33,9 +33,9 @@ def make_judge(settings: Autointerp, folder: Path, *, root: Path, device: str) -
     return import_module(JUDGES[settings.judge.kind]).make(settings, folder, root, device)
 
 
-def judge_code(kind: str) -> str:
-    """Return the fingerprint of explaining latents with a judge of that kind."""
-    return fingerprint("saeflow.autointerp.score", JUDGES[kind])
+def judge_code(kind: str, stage: str = "saeflow.autointerp.score") -> str:
+    """Return the fingerprint of a stage that asks a judge of that kind."""
+    return fingerprint(stage, JUDGES[kind])
 
 
 def judge_files(settings: Endpoint | Local | Lexical, root: Path) -> list[Path]:

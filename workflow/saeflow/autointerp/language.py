@@ -11,9 +11,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from saeflow.autointerp.answers import ANSWERS, Answer, Answers
-from saeflow.autointerp.contexts import Latent
 from saeflow.autointerp.examples import Contexts, Examples
-from saeflow.autointerp.judges import Diversity, JudgeError, Stopped
+from saeflow.autointerp.judges import Diversity, JudgeError, Sampled, Stopped
 from saeflow.autointerp.prompts import (
     Unreadable,
     again_prompt,
@@ -118,14 +117,14 @@ class LanguageJudge:
             self.spent["answer_tokens"] += answer.answer_tokens or _tokens(len(answer.text))
         return answer.text
 
-    def forecast(self, latents: Sequence[Latent]) -> str:
+    def forecast(self, latents: Sequence[Sampled], *, diversity: bool = True) -> str:
         """Return requests, tokens and cost of judging `latents`, as if nothing were cached."""
         questions = [
             question
             for latent in latents
             for question in (
                 explain_prompt(latent.examples),
-                diversity_prompt(_ASSUMED_EXPLANATION, latent.examples),
+                *([diversity_prompt(_ASSUMED_EXPLANATION, latent.examples)] if diversity else []),
                 *(
                     detect_prompt(_ASSUMED_EXPLANATION, part)
                     for part in self._parts(latent.held_out)

@@ -21,9 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from saeflow.autointerp.contexts import Latent
 from saeflow.autointerp.examples import Contexts, Examples
-from saeflow.autointerp.judges import Diversity
+from saeflow.autointerp.judges import Diversity, Sampled
 from saeflow.autointerp.settings import Autointerp, Lexical
 
 _OR = " or "
@@ -91,7 +90,7 @@ class LexicalJudge:
     def stop(self) -> None:
         """Do nothing: no question waits for an answer."""
 
-    def forecast(self, latents: Sequence[Latent]) -> str:
+    def forecast(self, latents: Sequence[Sampled], *, diversity: bool = True) -> str:
         """Return what judging `latents` will take."""
         return f"the lexical judge explains {len(latents):,} latents without any request"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
@@ -14,6 +14,7 @@ from saeflow.autointerp.judges import Judge, JudgeError, Status, Stopped
 from saeflow.progress import Progress, say
 
 Found = TypeVar("Found")
+Item = TypeVar("Item")
 
 
 class Scores(NamedTuple):
@@ -45,17 +46,24 @@ class Verdict(NamedTuple):
         return next((status for status in found if status != "ok"), "ok")
 
 
-def verdicts(judge: Judge, latents: list[Latent]) -> Iterator[Verdict]:
-    """Yield the verdicts in the order of the latents, however many are judged at a time.
+def verdicts(judge: Judge, latents: Sequence[Latent]) -> Iterator[Verdict]:
+    """Yield the verdicts in the order of the latents; see `judged_each`."""
+    return judged_each(judge, latents, verdict)
+
+
+def judged_each(
+    judge: Judge, items: Sequence[Item], ask: Callable[[Judge, Item], Found]
+) -> Iterator[Found]:
+    """Yield what `ask` finds of each item in their order, however many are asked about at a time.
 
     Raises JudgeRefused once the judge will answer nothing. Then, and after any other error or an
     interrupt, what has not begun is not asked, and what is under way is waited for.
     """
     with (
-        Progress(total=len(latents), unit="latents", what="explaining") as progress,
+        Progress(total=len(items), unit="latents", what="explaining") as progress,
         _workers(judge) as pool,
     ):
-        futures = [pool.submit(_verdict, judge, latent) for latent in latents]
+        futures = [pool.submit(_or_stop, judge, item, ask) for item in items]
         for future in as_completed(futures):
             if not isinstance(future.exception(), Stopped):  # by an error that comes as well
                 future.result()
@@ -76,10 +84,10 @@ def _workers(judge: Judge) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _verdict(judge: Judge, latent: Latent) -> Verdict:
-    """Return what `judge` makes of one latent; an error stops it before a thread takes the next."""
+def _or_stop(judge: Judge, item: Item, ask: Callable[[Judge, Item], Found]) -> Found:
+    """Return what `ask` finds; an error stops the judge before a thread takes the next item."""
     try:
-        return verdict(judge, latent)
+        return ask(judge, item)
     except BaseException:
         judge.stop()
         raise
@@ -87,11 +95,12 @@ def _verdict(judge: Judge, latent: Latent) -> Verdict:
 
 def verdict(judge: Judge, latent: Latent) -> Verdict:
     """Return what `judge` makes of one latent; what one question fails on, another may have."""
-    explanation, explained = _asked(latent, judge.explain, latent.examples, latent.contrast)
+    where = f"seed {latent.seed}, latent {latent.latent}"
+    explanation, explained = asked(where, judge.explain, latent.examples, latent.contrast)
     if explanation is None:
         return Verdict(explanation_status=explained)
-    diversity, rated = _asked(latent, judge.diversity, explanation, latent.examples)
-    predicted, detected = _asked(latent, judge.detect, explanation, latent.held_out)
+    diversity, rated = asked(where, judge.diversity, explanation, latent.examples)
+    predicted, detected = asked(where, judge.detect, explanation, latent.held_out)
     return Verdict(
         explanation=explanation,
         diversity=diversity.score if diversity else None,
@@ -103,14 +112,14 @@ def verdict(judge: Judge, latent: Latent) -> Verdict:
     )
 
 
-def _asked(
-    latent: Latent, question: Callable[..., Found], *given: object
+def asked(
+    where: str, question: Callable[..., Found], *given: object
 ) -> tuple[Found | None, Status]:
-    """Return the answer to a question and `ok`, or null and what it failed on."""
+    """Return the answer to a question about `where` and `ok`, or null and what it failed on."""
     try:
         return question(*given), "ok"
     except JudgeError as error:
-        say(f"seed {latent.seed}, latent {latent.latent}: {error}")
+        say(f"{where}: {error}")
         return None, error.status
 
 
