@@ -121,14 +121,14 @@ STAGES = {
         },
         make_world,
     ),
-    "decomposition": Stage(
+    "figure of a sum": Stage(
         parse_figure,
         FIGURE,
         show,
         common("Decomposition") | {"Decomposition.example": Case("example", 1, "picture")},
         prepare,
     ),
-    "decompositions": Stage(
+    "table of sums": Stage(
         parse_table,
         TABLE,
         show,
