@@ -152,3 +152,13 @@ def test_a_variants_own_training_changes_that_variant_only():
     plain = load()
     assert config.sae("relu", 1536, 8, 0).training.learning_rate == 0.5
     assert config.sae("topk", 1536, 8, 0) == plain.sae("topk", 1536, 8, 0)
+
+
+def test_figures_tables_and_claims_may_be_left_out():
+    names = ["fig6d", "table1", "ravel_equal"]
+    whole, less = (load(ortsae={"leave_out": given}).ortsae for given in ([], names))
+    assert set(whole.figures) - set(less.figures) == {"fig6d"}
+    assert set(whole.tables) - set(less.tables) == {"table1"}
+    assert {c.id for c in whole.claims} - {c.id for c in less.claims} == {"ravel_equal"}
+    with pytest.raises(ConfigError, match=r"ortsae\.leave_out: 'fig99'"):
+        load(ortsae={"leave_out": ["fig99"]})

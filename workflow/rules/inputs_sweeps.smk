@@ -243,6 +243,26 @@ def absorption_corpus(wildcards):
     return tested_corpus(wildcards) if CFG.evaluation.absorption.reads_documents else []
 
 
+def ravel_files():
+    """The user's file of entities, if there is one."""
+    file = CFG.evaluation.ravel.file
+    return [] if file is None else [str((CFG.data_dir or Path()) / file)]
+
+
+def ravel_root():
+    """What that file is relative to; results do not depend on it where there is none."""
+    return str(CFG.data_dir or ".") if ravel_files() else None
+
+
+def detection_code(wildcards):
+    return judge_code(CFG.autointerp.judge.kind, "saeflow.evaluation.detection")
+
+
+def decomposition_input(wildcards):
+    where = (wildcards.paper, wildcards.sweep, "decomposition")
+    return manifest(P.measure(*where, wildcards.series, wildcards.tested))
+
+
 # Selections
 
 SELECTIONS = [name for name, c in CFG.corpora.items() if c.source == "selection"]

@@ -124,3 +124,106 @@ rule measure_absorption:
         code=fingerprint("saeflow.evaluation.absorption"),
     script:
         "../scripts/measure_absorption.py"
+
+
+rule measure_ravel:
+    input:
+        saes=series_inputs,
+        bases=series_base_inputs,
+        subject=sweep_subject,
+        activations=series_activations,
+        exclusion=sweep_exclusion,
+        entities=ravel_files(),
+    output:
+        manifest(P.measure("{paper}", "{sweep}", "ravel", "{series}", "{tested}")),
+    log:
+        P.log("measure_ravel", "{paper}-{sweep}-{series}-{tested}"),
+    benchmark:
+        P.benchmark("measure_ravel", "{paper}-{sweep}-{series}-{tested}")
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=480,
+        gpu=0,
+    params:
+        settings=plain(CFG.evaluation.ravel),
+        saes=series_params,
+        data_dir=ravel_root(),
+        point=series_point,
+        code=fingerprint("saeflow.evaluation.ravel"),
+    script:
+        "../scripts/measure_ravel.py"
+
+
+rule measure_detection:
+    input:
+        saes=series_inputs,
+        bases=series_base_inputs,
+        subject=sweep_subject,
+        tokens=tested_tokens,
+        activations=series_activations,
+        exclusion=sweep_exclusion,
+        judge=local_judge_files(),
+    output:
+        manifest(P.measure("{paper}", "{sweep}", "detection", "{series}", "{tested}")),
+    log:
+        P.log("measure_detection", "{paper}-{sweep}-{series}-{tested}"),
+    benchmark:
+        P.benchmark("measure_detection", "{paper}-{sweep}-{series}-{tested}")
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=1440,
+        gpu=0,
+    params:
+        settings=plain(CFG.evaluation.detection),
+        autointerp=plain(CFG.autointerp),
+        data_dir=judge_root(),
+        saes=series_params,
+        split=tested_split,
+        point=series_point,
+        code=detection_code,
+    script:
+        "../scripts/measure_detection.py"
+
+
+rule show_sums:
+    input:
+        saes=pair_inputs,
+        bases=pair_base_inputs,
+        decomposition=decomposition_input,
+        subject=sweep_subject,
+        tokens=tested_tokens,
+        activations=series_activations,
+        exclusion=sweep_exclusion,
+    output:
+        manifest(
+            P.measure(
+                "{paper}", "{sweep}", "decomposed_latents", "{series}", "{tested}"
+            )
+        ),
+    log:
+        P.log("show_sums", "{paper}-{sweep}-{series}-{tested}"),
+    benchmark:
+        P.benchmark("show_sums", "{paper}-{sweep}-{series}-{tested}")
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=120,
+        gpu=0,
+    params:
+        settings=plain(CFG.evaluation.decomposed_latents),
+        saes=series_params,
+        baseline=baseline_params,
+        name=sweep_baseline,
+        split=tested_split,
+        point=series_point,
+        code=fingerprint("saeflow.evaluation.decomposed_latents"),
+    script:
+        "../scripts/show_sums.py"

@@ -35,7 +35,13 @@ Layer = tuple[str, dict[str, Any]]
 
 
 _MAPPINGS_REPLACED = frozenset(
-    {("training", "mixture"), ("core", "splits"), ("activations", "tokens"), ("*", "parts")}
+    {
+        ("training", "mixture"),
+        ("core", "splits"),
+        ("activations", "tokens"),
+        ("*", "parts"),
+        ("*", "lines"),
+    }
 )
 """Mappings whose entries belong together, with the section that holds them (`*`: any)."""
 
@@ -214,6 +220,8 @@ def load_config(user: Mapping[str, Any], folder: Path) -> Config:
     tree: dict[str, Any] = {}
     for _, layer in layers:
         tree = merge(tree, layer)
+    for paper in papers:
+        tree[paper.stem] = _without_left_out(paper.stem, tree[paper.stem])
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
@@ -231,6 +239,29 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds no mapping of keys to values")
     return tree
+
+
+def _without_left_out(paper: str, section: Any) -> Any:
+    """Return a paper's section without the figures, tables and claims that `leave_out` lists.
+
+    A model without facts has no figure of RAVEL. Raises ConfigError for a name of nothing.
+    """
+    if not isinstance(section, dict) or "leave_out" not in section:
+        return section
+    kept = dict(section)
+    names = kept.pop("leave_out") or []
+    found: set[str] = set()
+    for kind in ("figures", "tables"):
+        found |= set(names) & set(kept.get(kind) or {})
+        kept[kind] = {n: one for n, one in (kept.get(kind) or {}).items() if n not in names}
+    claims = kept.get("claims") or []
+    found |= {claim.get("id") for claim in claims} & set(names)
+    kept["claims"] = [claim for claim in claims if claim.get("id") not in names]
+    if missing := [name for name in names if name not in found]:
+        raise ConfigError(
+            f"config key {paper}.leave_out: {missing[0]!r} is no figure, table or claim of it"
+        )
+    return kept
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any], section: str = "") -> dict[str, Any]:

@@ -60,6 +60,31 @@ ABSORPTION_METRICS = (
 SPARSE_PROBING_METRICS = ("sparse_probing_accuracy", "sparse_probing_classes_skipped")
 SCR_METRICS = ("scr", "scr_pairs_without_gap", "scr_pairs_skipped")
 TPP_METRICS = ("tpp", "tpp_intended", "tpp_unintended", "tpp_classes_skipped")
+RAVEL_METRICS = (
+    *(
+        f"ravel_{score}{of}"
+        for of in ("", "_whole", "_subspace")
+        for score in ("cause", "isolation", "disentanglement")
+    ),
+    "ravel_latents",
+    "ravel_known",
+    "ravel_pairs",
+    "ravel_attributes_skipped",
+)
+DETECTION_METRICS = (
+    *(
+        f"detection_{metric}"
+        for suffix in ("", "_saebench")
+        for metric in (f"accuracy{suffix}", f"accuracy{suffix}_always_no", f"not_scored{suffix}")
+    ),
+    "detection_live",
+)
+SUM_METRICS = (
+    "decomposed_examples",
+    "decomposed_eligible",
+    "decomposed_cofiring",
+    "decomposed_cofiring_chance",
+)
 DEBIAS_METRICS = (
     "profession_accuracy",
     "gender_accuracy",
@@ -86,6 +111,9 @@ FILES = {
     "sparse_probing": "sparse_probing.parquet",
     "scr": "scr.parquet",
     "tpp": "tpp.parquet",
+    "ravel": "ravel.parquet",
+    "detection": "detection.parquet",
+    "decomposed_latents": "decomposed_cofiring.parquet",
     "timing": "timing.parquet",
 }
 """File of tidy rows of each measure."""
@@ -111,6 +139,9 @@ _MEASURES = {
     "sparse_probing": SPARSE_PROBING_METRICS,
     "scr": SCR_METRICS,
     "tpp": TPP_METRICS,
+    "ravel": RAVEL_METRICS,
+    "detection": DETECTION_METRICS,
+    "decomposed_latents": SUM_METRICS,
 }
 SWEEP_METRICS = tuple(dict.fromkeys(metric for known in _MEASURES.values() for metric in known))
 
