@@ -17,6 +17,8 @@ import keys_config
 import keys_corpora
 import keys_debias
 import keys_decoders
+import keys_decomposed_latents
+import keys_detection
 import keys_evaluation
 import keys_labelled_text
 import keys_retrieval
@@ -40,9 +42,11 @@ ROOMS = (
     keys_evaluation,
     keys_concept_recall,
     keys_decoders,
+    keys_decomposed_latents,
     keys_labelled_text,
     keys_absorption,
     keys_autointerp,
+    keys_detection,
     keys_debias,
     keys_shown,
     keys_single_l0,
