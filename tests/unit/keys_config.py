@@ -106,6 +106,17 @@ def run(config: Config, world: Path, out: Path) -> Result:
         ],
         "together": [[(s.path, s.seed) for s in saes] for saes in rules.sae_groups()],
         "series": [series_of(rules, config, name) for name in config.ssae.sweeps],
+        "compared": [
+            (rules.baseline_params(w), rules.pair_inputs(w), rules.sweep_baseline(w))
+            for name, grid in paper.grids.items()
+            for series in grid.variants
+            for w in [SimpleNamespace(paper="ortsae", sweep=name, series=series)]
+        ],
+        "probed": [
+            (rules.measure_settings(w), rules.labelled_inputs(w))
+            for name in ("sparse_probing", "scr", "tpp")
+            for w in [SimpleNamespace(measure=name)]
+        ],
         "debias": debias_of(rules, config),
         "figures": [(rules.figure_context(w), rules.figure_input(w)) for w in figures],
         "tables": [(rules.table_context(w), rules.table_input(w)) for w in tables],
@@ -220,6 +231,10 @@ def run_timing(timing: Timing, world: Path, out: Path) -> Result:
 
 
 MAIN = "ortsae.grids.main"
+PROFESSION = {"label": "profession", "classes": ["poet", "nurse"]}
+CLASSES = {"datasets": {"work": {"corpus": "biographies", "attribute": PROFESSION}}}
+GENDER = {"label": "gender", "classes": ["male", "female"]}
+PAIRS = {"pairs": {"work": {"corpus": "biographies", "first": PROFESSION, "second": GENDER}}}
 SWEEP = "ssae.sweeps.physics"
 RERANKED = "corpora.physics_bm25_tracin.tracin.sae"
 IN_FOLDERS = {
@@ -323,6 +338,16 @@ CASES = {
     "Grid.l0": Case(f"{MAIN}.l0", [4, 8, 16], "saes"),
     "Grid.reference_l0": Case(f"{MAIN}.reference_l0", 4, "timings"),
     "Grid.variants": Case(f"{MAIN}.variants", ["topk", "relu", *IN_BOTH], "saes"),
+    "EvaluationSettings.sparse_probing": Case("evaluation.sparse_probing", CLASSES, "probed"),
+    "EvaluationSettings.tpp": Case("evaluation.tpp", CLASSES, "probed"),
+    "EvaluationSettings.scr": Case("evaluation.scr", PAIRS, "probed"),
+    "Grid.like": Case(
+        "ortsae.grids.gamma.like",
+        "other",
+        "saes",
+        {"ortsae.grids.gamma": {"like": "main", "variants": ["relu"], "baseline": "relu"}},
+    ),
+    "Grid.baseline": Case(f"{MAIN}.baseline", "relu", "compared"),
     "Timing.grid": Case("ortsae.timings.steps.grid", "other", "timings", TIMED_ALONE),
     "Curve.grid": Case("ortsae.figures.fig3a.grid", "other", "figures"),
     "BarsAndDensity.grid": Case("ortsae.figures.fig1.grid", "other", "figures"),

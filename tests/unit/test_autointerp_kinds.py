@@ -108,4 +108,8 @@ def test_a_local_judge_is_looked_for_before_the_first_job(tmp_path: Path) -> Non
 
 
 def test_who_explains_nothing_needs_no_judge() -> None:
-    check_files(configured(papers=["ortsae"], autointerp={"judge": LOCAL}), ROOT)
+    unexplained = {"leave_out": ["fig3d", "detection_equal"]}
+    changes = {"papers": ["ortsae"], "autointerp": {"judge": LOCAL}}
+    check_files(configured(**changes, ortsae=unexplained), ROOT)
+    with pytest.raises(ConfigError, match=r"autointerp\.judge\.path"):
+        check_files(configured(**changes), ROOT)

@@ -16,9 +16,10 @@ from typing import Any
 
 from saeflow.artifacts import ArtifactError
 from saeflow.autointerp.settings import Local
-from saeflow.config import Config, ConfigError
+from saeflow.config import Config, ConfigError, Paper
 from saeflow.corpora.settings import Files, Hub
 from saeflow.debias.settings import SHIPPED_DECISIONS
+from saeflow.figures.grid_settings import Shown
 from saeflow.grids import Debiasing, SiteFolders
 from saeflow.lineage import made_of
 from saeflow.preflight_debias import debias_mistakes
@@ -252,7 +253,7 @@ def _encoder_mistakes(config: Config) -> Iterator[str]:
 
 def _judge_mistakes(config: Config) -> Iterator[str]:
     judge = config.autointerp.judge
-    explains = any(config.paper(paper).sweeps for paper in config.papers)
+    explains = any(_explains(config.paper(paper)) for paper in config.papers)
     if not explains or not isinstance(judge, Local) or judge.path is None:
         return
     where = "autointerp.judge.path"
@@ -263,6 +264,14 @@ def _judge_mistakes(config: Config) -> Iterator[str]:
     for needed in ("config.json", "*.safetensors"):
         if not any(folder.glob(needed)):
             yield f"{where}: {folder} holds no {needed}"
+
+
+def _explains(section: Paper) -> bool:
+    """Whether latents of a paper's SAEs are explained."""
+    shown = [*section.figures.values(), *section.tables.values()]
+    asked = {metric for one in shown if isinstance(one, Shown) for metric in one.metrics}
+    asked |= {part.metric for claim in section.claims for part in claim.parts}
+    return bool(section.sweeps) or any(m.startswith("detection_") for m in asked)
 
 
 def _blocks(sites: list[str]) -> list[str]:

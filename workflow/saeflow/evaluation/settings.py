@@ -11,7 +11,10 @@ from saeflow.evaluation.clustering_settings import ClusteringSettings
 from saeflow.evaluation.composition_settings import CompositionSettings
 from saeflow.evaluation.concept_recall_settings import ConceptRecallSettings
 from saeflow.evaluation.decomposed_latents_settings import DecomposedLatentsSettings
+from saeflow.evaluation.decomposed_latents_settings import DecomposedLatentsSettings
 from saeflow.evaluation.decomposition_settings import DecompositionSettings
+from saeflow.evaluation.detection_settings import DetectionSettings
+from saeflow.evaluation.ravel_settings import RavelSettings
 from saeflow.evaluation.scr_settings import ScrSettings
 from saeflow.evaluation.sparse_probing_settings import SparseProbingSettings
 from saeflow.evaluation.tpp_settings import TppSettings
@@ -241,3 +244,9 @@ class EvaluationSettings(Settings):
     """Spurious correlations removed by ablating latents; null as above."""
     tpp: TppSettings | None = None
     """Classes that are ablated one at a time; null as above."""
+    ravel: RavelSettings = RavelSettings()
+    """Attributes of entities that latents carry, one without the others."""
+    detection: DetectionSettings = DetectionSettings()
+    """How well explanations of latents predict where they are active."""
+    decomposed_latents: DecomposedLatentsSettings = DecomposedLatentsSettings()
+    """Examples of the baseline's latents that are sums of the variant's."""
