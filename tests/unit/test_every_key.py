@@ -21,6 +21,7 @@ import keys_decomposed_latents
 import keys_detection
 import keys_evaluation
 import keys_labelled_text
+import keys_ravel
 import keys_retrieval
 import keys_retrieval_tracin
 import keys_sae
@@ -47,6 +48,7 @@ ROOMS = (
     keys_absorption,
     keys_autointerp,
     keys_detection,
+    keys_ravel,
     keys_debias,
     keys_shown,
     keys_single_l0,

@@ -67,6 +67,7 @@ RAVEL_METRICS = (
         for score in ("cause", "isolation", "disentanglement")
     ),
     "ravel_latents",
+    "ravel_unexplained",
     "ravel_known",
     "ravel_pairs",
     "ravel_attributes_skipped",

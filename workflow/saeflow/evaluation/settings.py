@@ -248,5 +248,3 @@ class EvaluationSettings(Settings):
     """Attributes of entities that latents carry, one without the others."""
     detection: DetectionSettings = DetectionSettings()
     """How well explanations of latents predict where they are active."""
-    decomposed_latents: DecomposedLatentsSettings = DecomposedLatentsSettings()
-    """Examples of the baseline's latents that are sums of the variant's."""
