@@ -92,6 +92,18 @@ def test_the_paper_scale_is_the_papers_grid():
             ["ortsae.timings.", "ortsae tilts over sequences", "tilt.over: token"],
         ),
         (
+            {"ortsae": {"timings": {"widths": {"d_sae": [8, 1024]}}}},
+            ["ortsae.timings.widths.d_sae", "batchtopk", "exceeds d_sae 8"],
+        ),
+        (
+            {"ortsae": {"tables": {"table3": {"timing": "widths"}}}},
+            ["ortsae.tables.table3.timing", "'widths'", "allowed: steps"],
+        ),
+        (
+            {"ortsae": {"figures": {"fig_cost": {"timing": "steps"}}}},
+            ["ortsae.figures.fig_cost.timing", "'steps'", "allowed: widths"],
+        ),
+        (
             {"variants": {"topk": {"training": {"learning_rte": 1.0}}}},
             ["variants.topk.training.learning_rte"],
         ),

@@ -29,9 +29,9 @@ def scaling_marks(rows: pd.DataFrame, settings: Scaling, context: Context) -> pd
     """Return the marks: per variant and size the geometric mean and interval over rounds.
 
     Rows of kind `exponent` have in y the slope of log cost over log size, fitted by least squares
-    in each round, and its interval; those of kind `guide` are a line of slope 1 from the first
-    variant's first point. A size at which some round cost no more than the baseline's has no place
-    on log axes; a note says so, and there is no exponent where fewer than two sizes are left.
+    in each round, and its interval; those of kind `guide` are a line of slope 1 through the
+    first variant's last point. A size at which some round cost no more than the baseline's has no
+    place on log axes; a note says so, and there is no exponent where fewer than two sizes are left.
     Raises FigureError where a variant, size or round is missing, and where nothing is left to draw.
     """
     marks, fitted, notes = [], {}, []
@@ -54,9 +54,11 @@ def scaling_marks(rows: pd.DataFrame, settings: Scaling, context: Context) -> pd
             f"nothing to draw: at no size does {settings.metric!r} exceed that of "
             f"{settings.baseline!r} in every round; time more steps a round, or larger sizes"
         )
-    start, sizes = marks[0], [row["x"] for row in marks if row["kind"] == _POINT]
+    points = [row for row in marks if row["kind"] == _POINT]
+    sizes = [row["x"] for row in points]
+    end = [row for row in points if row["variant"] == points[0]["variant"]][-1]
     for x in (min(sizes), max(sizes)):
-        y = start["y"] * x / start["x"]
+        y = end["y"] * x / end["x"]
         marks.append(mark(settings.metric, None, _IN_PROPORTION, kind=_GUIDE, x=x, y=y))
     return as_table([*marks, *_sentences(fitted), *notes])
 
