@@ -90,7 +90,7 @@ def draw_lying_bars(
 def _write_values(axes: Axes, bars: pd.DataFrame, places: np.ndarray) -> None:
     ends = bars["x_high"].fillna(bars["x"]).clip(lower=0).astype(float)
     starts = bars["x_low"].fillna(bars["x"]).clip(upper=0).astype(float)
-    reach = max(float(ends.max() - starts.min()), 1e-9)
+    reach = float(ends.max() - starts.min()) or 1.0  # bars of nothing but zeros
     axes.set_xlim(float(starts.min()) - (0.05 * reach if starts.min() < 0 else 0), None)
     axes.set_xlim(right=float(ends.max()) + 0.42 * reach)
     for place, end, value in zip(places, ends, bars["x"], strict=True):
