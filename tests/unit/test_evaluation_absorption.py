@@ -224,7 +224,9 @@ def evaluate(
 
 def test_words_of_the_vocabulary_through_the_subject(world: Path, tmp_path: Path) -> None:
     found, classes, latents = evaluate(world, tmp_path / "out")
-    assert found[4, 0, "absorption_probe_f1@letters"] == found[4, 0, "absorption_main_f1@letters"] == 1
+    assert (
+        found[4, 0, "absorption_probe_f1@letters"] == found[4, 0, "absorption_main_f1@letters"] == 1
+    )
     # Twenty words and the capital letter, a fifth held out, as they happen to be drawn.
     counted = classes[classes["skipped"].isna()].set_index("class")
     assert (counted["train_rows"] + counted["test_rows"]).to_dict() == dict.fromkeys("abc", 21)
@@ -234,7 +236,9 @@ def test_words_of_the_vocabulary_through_the_subject(world: Path, tmp_path: Path
     share = len(absorbed) / counted.loc["a", "test_rows"]
     assert found[4, 0, "full_absorption@letters"] == pytest.approx(share / 3)
     assert found[4, 0, "full_absorption"] == found[4, 0, "full_absorption@letters"]
-    assert classes["class"].nunique() == 26 and found[4, 0, "absorption_classes_skipped@letters"] == 23
+    assert (
+        classes["class"].nunique() == 26 and found[4, 0, "absorption_classes_skipped@letters"] == 23
+    )
     assert read_manifest(tmp_path / "out", kind="metrics")["inputs"].keys() == {
         "subject", "activations", "exclusion", "corpus", "l0_4/seed0",
     }  # fmt: skip

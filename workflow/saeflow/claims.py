@@ -187,7 +187,8 @@ class _Found(NamedTuple):
 
 def _judge_sample(sample: _Sample, comparisons: int) -> Outcome:
     part = sample.comparison
-    found = _measured(sample, comparisons) if sample.effects else _unmeasured(sample)
+    defined = sample.effects and not any(map(math.isnan, sample.effects))
+    found = _measured(sample, comparisons) if defined else _unmeasured(sample)
     return Outcome(
         claim=sample.claim.id,
         comparison=str(part),
@@ -228,7 +229,7 @@ def _measured(sample: _Sample, comparisons: int) -> _Found:
 
 
 def _unmeasured(sample: _Sample) -> _Found:
-    """No seed has both sides, because there is no baseline at their L0."""
+    """No seed has both sides, as there is no baseline at their L0, or some seed has no ratio."""
     nothing = Interval(math.nan, None, None, 0)
     why = _why_unmeasured(sample)
     return _Found(nothing, nothing, "inconclusive", "inconclusive", why, 0.0)
@@ -238,6 +239,8 @@ def _why_unmeasured(sample: _Sample) -> str:
     part = sample.comparison
     if part.at_l0 in ("inside", "outside") and not sample.l0:
         return f"no L0 target is {part.at_l0} the window"
+    if sample.effects:
+        return f"{part.metric} is not positive everywhere, so that it has no ratio"
     return f"{part.metric} is undefined: measured L0 beyond the baseline's"
 
 

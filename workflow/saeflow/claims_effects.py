@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from saeflow.claims_l0 import RELATED
@@ -123,13 +124,11 @@ def _paired(
             f"claim {claim}: {part} at L0 {l0} cannot be paired: seeds {sorted(seeds)} of "
             f"{part.variant}, {sorted(partners) or 'none'} of {part.baseline}"
         )
-    return {s: _effect(claim, part, ours[l0, s], theirs[l0, s]) for s in seeds}
+    return {s: _effect(part, ours[l0, s], theirs[l0, s]) for s in seeds}
 
 
-def _effect(claim: str, part: Comparison, ours: float, theirs: float) -> float:
+def _effect(part: Comparison, ours: float, theirs: float) -> float:
+    """The effect, or NaN: a ratio has no logarithm unless both are positive."""
     if part.compare == "difference":
         return ours - theirs
-    try:
-        return log_ratio(ours, theirs)
-    except ValueError as error:
-        raise ClaimError(f"claim {claim}: {part}: {error}") from error
+    return log_ratio(ours, theirs) if min(ours, theirs) > 0 else math.nan
