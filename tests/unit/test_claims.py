@@ -183,6 +183,37 @@ def test_missing_rows_are_named(values: Values, message: str) -> None:
         judged(ABOVE, values)
 
 
+def scr_rows(a: list[float], b: list[float], measured: int) -> pd.DataFrame:
+    """SCR of both variants and, of `measured` seeds, how many pairs were skipped."""
+    none_skipped = {(name, 8): [0.0] * measured for name in "ab"}
+    values = {("a", 8): a, ("b", 8): b}
+    counts = planted(none_skipped, "scr_pairs_skipped")
+    return pd.concat([planted(values, "scr@20"), counts, planted({("a", 8): [8.0]})])
+
+
+@pytest.mark.parametrize("over_l0", ["each", "mean"])
+@pytest.mark.parametrize("compare", ["difference", "ratio"])
+@pytest.mark.parametrize(
+    ("a", "b", "lacks"), [([], [0.1, 0.2], "a"), ([0.1, 0.2], [], "b"), ([0.1, 0.2], [0.1], "b")]
+)
+def test_what_a_measure_lacks_of_a_variant_is_inconclusive(
+    a: list[float], b: list[float], lacks: str, compare: str, over_l0: str
+) -> None:
+    part = {"metric": "scr@20", "compare": compare, "expect": {"above": 0.5}, "over_l0": over_l0}
+    found = judge([claim(part)], scr_rows(a, b, 2), reference_l0=8)[0]
+    assert (found.verdict, found.reason) == ("inconclusive", f"scr@20 of {lacks} was not measured")
+    assert math.isnan(found.deciding.effect)
+
+
+def test_what_was_measured_of_nothing_is_an_error() -> None:
+    """Rows of other measures, or of none of the variants, say nothing of the metric."""
+    settings = claim({"metric": "scr@20", "expect": {"above": 0}})
+    with pytest.raises(ClaimError, match=r"no rows of metric scr@20 .* variant a .*: none\)"):
+        judge([settings], scr_rows([], [], 2), reference_l0=8)
+    with pytest.raises(ClaimError, match=r"no rows of metric scr@20 .* variant a .*: b\)"):
+        judge([settings], scr_rows([], [0.1, 0.2], 0), reference_l0=8)
+
+
 def test_an_l0_that_was_not_measured_is_named() -> None:
     settings = claim({"expect": {"above": 0}, "at_l0": "reference"})
     with pytest.raises(ClaimError, match="no rows of l0 of a at L0 16"):
@@ -407,6 +438,14 @@ def test_a_claim_on_explained_latents_names_the_judge(tmp_path: Path) -> None:
     measured("b", "somebody else")
     with pytest.raises(ArtifactError, match=r"several judges .*somebody else"):
         judges_of([explained], paths)
+
+
+def test_a_claim_on_detection_names_the_judge(tmp_path: Path) -> None:
+    said = pd.DataFrame({"judge_definition": ["lexical, which counts"] * 2})
+    said.to_parquet(tmp_path / "detection_details.parquet")
+    part = {"metric": "detection_accuracy", "expect": {"above": 0}}
+    judges = judges_of([ABOVE, claim(part, id="told")], [tmp_path / "detection.parquet"])
+    assert judges == {"told": "latents explained and scored by: lexical, which counts"}
 
 
 def test_a_missing_interval_is_said_in_words() -> None:

@@ -83,7 +83,10 @@ def test_a_latent_of_one_word_is_told_in_every_sequence(world: Path, tmp_path: P
             assert values[seed, f"detection_not_scored{suffix}"] == (0, 5)
         assert values[seed, "detection_live"] == (pytest.approx(5 / 6), len(LATENTS))
     manifest = read_manifest(tmp_path, kind="metrics", deep=True)
-    assert manifest["stats"]["judge"] == "lexical (no language model)"
+    stats = manifest["stats"]
+    assert stats["judge"] == "lexical (no language model)"
+    assert set(details["judge"]) == {stats["judge"]}
+    assert set(details["judge_definition"]) == {stats["judge_definition"]}
     assert manifest["code"] == judge_code("lexical", "saeflow.evaluation.detection")
     assert manifest["code"] != judge_code("local", "saeflow.evaluation.detection")
 

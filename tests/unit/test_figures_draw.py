@@ -19,7 +19,7 @@ from matplotlib.text import Text
 from pydantic import ValidationError
 
 from saeflow.artifacts import ArtifactError
-from saeflow.evaluation.rows import write_rows
+from saeflow.evaluation.rows import Row, write_rows
 from saeflow.figures.bars_and_density import (
     bar_and_density_marks,
     density,
@@ -28,6 +28,7 @@ from saeflow.figures.bars_and_density import (
 from saeflow.figures.captions import caption_of
 from saeflow.figures.curves import curve_points, draw_curve
 from saeflow.figures.draw import draw_figure
+from saeflow.figures.drawn import notes_in
 from saeflow.figures.frame import footer
 from saeflow.figures.origin import footer_parts, short_count
 from saeflow.figures.rows import FigureError, read_latents, read_rows
@@ -94,6 +95,20 @@ def test_every_file_is_written_and_the_data_is_what_was_drawn(
     csv = pd.read_csv(tmp_path / "a.b.csv").astype(parquet.dtypes)
     pd.testing.assert_frame_equal(parquet, csv)
     assert len(parquet) == 3 * len(planted.L0S) + 1
+
+
+def test_the_judge_of_detection_is_named(rows: list[Path], tmp_path: Path) -> None:
+    raw = pd.concat([pd.read_parquet(p) for p in rows])
+    told = raw[raw["metric"] == "explained_variance"].assign(metric="detection_accuracy")
+    write_rows(tmp_path / "detection.parquet", [Row(**one) for one in told.to_dict("records")])
+    said = {"judge": ["lexical"], "judge_definition": ["lexical, which counts"]}
+    pd.DataFrame(said).to_parquet(tmp_path / "detection_details.parquet")
+    curve = CURVE | {"metric": "detection_accuracy", "reference": None}
+    files = [*rows, tmp_path / "detection.parquet"]
+    draw_figure(curve, files, [], planted.context(), tmp_path / "a")
+    assert "judge: lexical" in (tmp_path / "a.svg").read_text().replace("\u00a0", " ")
+    notes = notes_in(pd.read_parquet(tmp_path / "a.parquet"))
+    assert notes == ("Latents explained and scored by: lexical, which counts.",)
 
 
 def test_points_are_means_and_intervals_over_seeds(rows: list[Path]) -> None:

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from saeflow.claims_effects import ClaimError, Targets, effects_of
+from saeflow.claims_effects import ClaimError, Targets, effects_of, unmeasured
 from saeflow.claims_l0 import METRIC, RELATED, Sides, measured_l0, mismatch
 from saeflow.claims_proportions import Share, shares_of, widened
 from saeflow.claims_settings import ON_LOGS, ClaimSettings, Compare, Comparison
@@ -143,6 +143,8 @@ class _Sample(NamedTuple):
     effects: list[float]
     shares: list[Share]
     """What is sampled in them."""
+    lacking: str
+    """What was not measured, if anything."""
 
     def interval(self, level: float) -> Interval:
         """The effect over seeds with its interval, not narrower than its sampling allows."""
@@ -161,7 +163,8 @@ def _samples(
         for at, (l0, effects) in enumerate(by_level.items()):
             in_order = [effects[seed] for seed in sorted(effects)]
             of_level, shares = [side[at] for side in sides], shares_of(part, rows, [l0])
-            yield _Sample(claim, part, str(l0 or ""), of_level, in_order, shares)
+            lacking = unmeasured(claim.id, part, rows, [l0])
+            yield _Sample(claim, part, str(l0 or ""), of_level, in_order, shares, lacking)
         return
     seeds = set.intersection(*(set(effects) for effects in by_level.values()))
     uneven = any(set(effects) != seeds for effects in by_level.values())
@@ -169,7 +172,8 @@ def _samples(
         raise ClaimError(f"claim {claim.id}: {part} has other seeds at one L0 than at another")
     means = [fmean(effects[seed] for effects in by_level.values()) for seed in sorted(seeds)]
     every, shares = [side for pair in sides for side in pair], shares_of(part, rows, by_level)
-    yield _Sample(claim, part, "mean of " + ", ".join(map(str, by_level)), every, means, shares)
+    where, lacking = ", ".join(map(str, by_level)), unmeasured(claim.id, part, rows, by_level)
+    yield _Sample(claim, part, f"mean of {where}", every, means, shares, lacking)
 
 
 class _Found(NamedTuple):
@@ -229,7 +233,7 @@ def _measured(sample: _Sample, comparisons: int) -> _Found:
 
 
 def _unmeasured(sample: _Sample) -> _Found:
-    """No seed has both sides, as there is no baseline at their L0, or some seed has no ratio."""
+    """No seed has both sides, as no baseline is at their L0, or some seed has no value or ratio."""
     nothing = Interval(math.nan, None, None, 0)
     why = _why_unmeasured(sample)
     return _Found(nothing, nothing, "inconclusive", "inconclusive", why, 0.0)
@@ -239,6 +243,8 @@ def _why_unmeasured(sample: _Sample) -> str:
     part = sample.comparison
     if part.at_l0 in ("inside", "outside") and not sample.l0:
         return f"no L0 target is {part.at_l0} the window"
+    if sample.lacking:
+        return sample.lacking
     if sample.effects:
         return f"{part.metric} is not positive everywhere, so that it has no ratio"
     return f"{part.metric} is undefined: measured L0 beyond the baseline's"

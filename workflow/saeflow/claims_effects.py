@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from saeflow.claims_l0 import RELATED
 from saeflow.claims_settings import Comparison
 from saeflow.intervals import log_ratio
+from saeflow.measures import measure_of_grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,11 +35,26 @@ class Targets(NamedTuple):
 def effects_of(claim: str, part: Comparison, rows: pd.DataFrame, targets: Targets) -> Effects:
     """Return the effects of a comparison, those of ratios on the log scale.
 
-    Of what is related to a baseline, seeds are left out that have no value. Raises ClaimError for
-    what else is missing or cannot be paired.
+    Of what is related to a baseline, seeds are left out that have no value; an effect is NaN where
+    a value could not be measured (`unmeasured`) or has no ratio. Raises ClaimError for what else is
+    missing or cannot be paired.
     """
     of_pairs = [_of_pair(claim, pair, rows, targets) for pair in part.pairs]
     return of_pairs[0] if part.than is None else _less(claim, part, *of_pairs)
+
+
+def unmeasured(claim: str, part: Comparison, rows: pd.DataFrame, l0s: Iterable[int]) -> str:
+    """Return which metric of which variant was not measured at all of `l0s`, or nothing."""
+    at = set(l0s)
+    for pair in part.pairs:
+        sides = [(pair.metric, pair.variant), (pair.baseline_metric or pair.metric, pair.baseline)]
+        for metric, variant in sides:
+            if variant is None:
+                continue
+            values = _values(claim, rows, metric, variant, pair.split)
+            if any(l0 in at and math.isnan(value) for (l0, _), value in values.items()):
+                return f"{metric} of {variant} was not measured"
+    return ""
 
 
 def _of_pair(claim: str, pair: Comparison, rows: pd.DataFrame, targets: Targets) -> Effects:
@@ -85,10 +102,12 @@ def _levels(claim: str, part: Comparison, measured: set[int], targets: Targets) 
 def _values(
     claim: str, rows: pd.DataFrame, metric: str, variant: str, split: str
 ) -> dict[tuple[int, int], float]:
-    """Values of a metric of a variant by (L0 target, seed)."""
+    """Values of a metric of a variant by (L0 target, seed); NaN where its measure has others."""
     at_split = rows[(rows["metric"] == metric) & (rows["split"] == split)]
     chosen = at_split[at_split["variant"] == variant]
-    if chosen.empty and metric not in RELATED:
+    known_to_lack = metric not in RELATED and not at_split.empty
+    lacking = _places(rows, metric, variant, split) if known_to_lack else set()
+    if chosen.empty and not lacking and metric not in RELATED:
         known = ", ".join(sorted(at_split["variant"].unique())) or "none"
         raise ClaimError(
             f"claim {claim}: no rows of metric {metric} on split {split} for variant {variant} "
@@ -102,7 +121,25 @@ def _values(
                 f"{column} ({found}); judge them apart"
             )
     keys = zip(chosen["l0_target"], chosen["seed"], strict=True)
-    return {(int(l0), int(seed)): v for (l0, seed), v in zip(keys, chosen["value"], strict=True)}
+    values = {(int(l0), int(seed)): v for (l0, seed), v in zip(keys, chosen["value"], strict=True)}
+    return dict.fromkeys(lacking, math.nan) | values
+
+
+def _places(rows: pd.DataFrame, metric: str, variant: str, split: str) -> set[tuple[int, int]]:
+    """The (L0 target, seed) at which a variant has rows of the measure that a metric is of."""
+    here = rows[(rows["variant"] == variant) & (rows["split"] == split)]
+    if (measure := _measure(metric)) is None:
+        return set()
+    alike = here[here["metric"].isin({m for m in here["metric"] if _measure(m) == measure})]
+    return {(int(l0), int(s)) for l0, s in zip(alike["l0_target"], alike["seed"], strict=True)}
+
+
+def _measure(metric: str) -> str | None:
+    """The measure of a grid or sweep that has the metric; None of others, as of timings."""
+    try:
+        return measure_of_grid(metric)
+    except ValueError:
+        return None
 
 
 def _paired(
@@ -131,4 +168,4 @@ def _effect(part: Comparison, ours: float, theirs: float) -> float:
     """The effect, or NaN: a ratio has no logarithm unless both are positive."""
     if part.compare == "difference":
         return ours - theirs
-    return log_ratio(ours, theirs) if min(ours, theirs) > 0 else math.nan
+    return log_ratio(ours, theirs) if ours > 0 and theirs > 0 else math.nan

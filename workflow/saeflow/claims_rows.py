@@ -10,7 +10,14 @@ import pandas as pd
 from saeflow.artifacts import ArtifactError
 from saeflow.claims_settings import ClaimSettings
 from saeflow.evaluation.rows import KEY, read_rows
-from saeflow.measures import EXPLAINED_METRICS, FILES
+from saeflow.measures import DETECTION_METRICS, EXPLAINED_METRICS, FILES
+
+_JUDGED = {
+    FILES["explained"]: "scores.parquet",
+    FILES["detection"]: "detection_details.parquet",
+}
+"""The table beside a file of rows that says who judged."""
+_BY_JUDGE = frozenset({*EXPLAINED_METRICS, *DETECTION_METRICS})
 
 
 def claim_rows(paths: Iterable[Path]) -> pd.DataFrame:
@@ -36,9 +43,9 @@ def judges_of(claims: Sequence[ClaimSettings], paths: Iterable[Path]) -> dict[st
 
     Raises ArtifactError where several judges did, whose scores do not compare.
     """
-    explained = [path for path in paths if path.name == FILES["explained"]]
-    scores = [pd.read_parquet(path.with_name("scores.parquet")) for path in explained]
-    judges = sorted({judge for table in scores for judge in table["judge_definition"]})
+    tables = [path.with_name(_JUDGED[path.name]) for path in paths if path.name in _JUDGED]
+    of_tables = [pd.read_parquet(table, columns=["judge_definition"]) for table in tables]
+    judges = sorted({judge for table in of_tables for judge in table["judge_definition"]})
     if len(judges) > 1:
         raise ArtifactError(
             f"latents were explained by several judges ({'; '.join(judges)}): some of the metric "
@@ -47,7 +54,7 @@ def judges_of(claims: Sequence[ClaimSettings], paths: Iterable[Path]) -> dict[st
     return {
         claim.id: f"latents explained and scored by: {judges[0]}"
         for claim in claims
-        if judges and any(metric in EXPLAINED_METRICS for metric in _metrics(claim))
+        if judges and _metrics(claim) & _BY_JUDGE
     }
 
 

@@ -147,7 +147,7 @@ def measure_detection(
         say(f"{key}, SAE {number} of {len(drawn)}, latents by each protocol: {forecast}")
         outcomes = [*judged_each(judge, tasks, _outcome), *_without_sequences(of)]
         measured.rows.extend(summary(of, outcomes, key, point=point, split=split))
-        measured.details.extend(outcome.details(key) for outcome in outcomes)
+        measured.details.extend(outcome.details(key, judge) for outcome in outcomes)
     return measured
 
 

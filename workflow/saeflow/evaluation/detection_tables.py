@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from saeflow.autointerp.judges import Judge
+from saeflow.autointerp.tables import definition
 from saeflow.autointerp.verdicts import Scores
 from saeflow.evaluation.detection_latents import DrawnSAE
 from saeflow.evaluation.origin import Key
@@ -30,11 +32,14 @@ DETAILS = pa.schema(
         ("active", pa.int64()),
         ("silent", pa.int64()),
         ("not_scored", pa.string()),
+        ("judge", pa.string()),
+        ("judge_definition", pa.string()),
     ]
 )
 """A row for each SAE, protocol and sampled latent. `firings` counts the tokens on which the latent
 is active, `active` and `silent` the sequences that it was scored on. Of a latent without scores
-there is the reason: too few sequences, or what the judge failed on."""
+there is the reason: too few sequences, or what the judge failed on. `judge` and `judge_definition`
+say who explained and predicted, and how."""
 
 
 class Outcome(NamedTuple):
@@ -49,9 +54,10 @@ class Outcome(NamedTuple):
     silent: int = 0
     not_scored: str | None = None
 
-    def details(self, key: Key) -> dict[str, Any]:
+    def details(self, key: Key, judge: Judge) -> dict[str, Any]:
         """Return its row of the table."""
         row = {**key._asdict(), **self._asdict(), **(self.scores._asdict() if self.scores else {})}
+        row |= {"judge": judge.name, "judge_definition": definition(judge)}
         return {name: row.get(name) for name in DETAILS.names}
 
 

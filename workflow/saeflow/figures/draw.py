@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 from pydantic import Field, TypeAdapter
 
 from saeflow.figures.ablation import ablation_marks, draw_ablation
@@ -14,7 +15,7 @@ from saeflow.figures.bars_and_density import bar_and_density_marks, draw_bars_an
 from saeflow.figures.curves import curve_points, draw_curve
 from saeflow.figures.decomposition import decomposition_marks, draw_decomposition
 from saeflow.figures.decomposition_settings import Decomposition
-from saeflow.figures.drawn import write_drawn
+from saeflow.figures.drawn import as_table, note, write_drawn
 from saeflow.figures.frame import footer
 from saeflow.figures.origin import footer_parts
 from saeflow.figures.paired import draw_paired, paired_marks
@@ -23,6 +24,8 @@ from saeflow.figures.scaling import draw_scaling, scaling_marks
 from saeflow.figures.settings import Context, Curve, GridFigure, Scaling
 from saeflow.figures.single_l0_settings import Ablation, Bars, Paired
 from saeflow.figures.style import house_style, save
+from saeflow.figures.sweep_rows import JUDGED, Judge, judge_in
+from saeflow.measures import FILES
 
 _GRID_FIGURE: TypeAdapter[GridFigure] = TypeAdapter(
     Annotated[GridFigure, Field(discriminator="kind")]
@@ -39,10 +42,11 @@ def draw_figure(
     """Write `out_stem`.svg, .png, .pdf and the drawn data as .parquet and .csv.
 
     `rows` are tidy metric files, `latents` per-latent tables (read by figures with a density
-    only). Raises FigureError that names the variant, L0, metric or seed that is missing.
+    only). Where there are rows of detection, footer and drawn data say who judged. Raises
+    FigureError that names the variant, L0, metric or seed that is missing.
     """
     settings, context = _GRID_FIGURE.validate_python(settings), Context.model_validate(context)
-    table = read_rows(rows, settings, context)
+    table, judge = read_rows(rows, settings, context), _judge(settings, rows)
     with house_style():
         if isinstance(settings, Curve):
             drawn = curve_points(table, settings, context)
@@ -66,6 +70,17 @@ def draw_figure(
             per_latent = read_latents(latents, settings.density.column, settings.split)
             drawn = bar_and_density_marks(table, per_latent, settings, context)
             figure = draw_bars_and_density(drawn, settings)
-        footer(figure, footer_parts(settings, context))
+        footer(figure, footer_parts(settings, context, judge and judge.name))
         save(figure, out_stem)
+    if judge is not None:
+        drawn = pd.concat([drawn, as_table([note(f"{JUDGED}: {judge.definition}.")])])
     write_drawn(drawn, out_stem)
+
+
+def _judge(settings: GridFigure, rows: Sequence[Path]) -> Judge | None:
+    tables = [
+        path.with_name("detection_details.parquet")
+        for path in rows
+        if path.name == FILES["detection"]
+    ]
+    return judge_in(tables, settings.source) if tables else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,12 +101,16 @@ def judge_of(inputs: Inputs, settings: SweepShown) -> Judge:
 
     Raises FigureError where there are several, whose scores do not compare.
     """
-    paths = files_of(inputs, "scores", settings.series).values()
+    return judge_in(files_of(inputs, "scores", settings.series).values(), settings.source)
+
+
+def judge_in(paths: Iterable[Path], source: str) -> Judge:
+    """Return the one judge of tables of latents; raises FigureError where there are several."""
     tables = [_columns(path, ["judge", "judge_definition"]) for path in paths]
     judges = {Judge(*row) for table in tables for row in table.itertuples(index=False)}
     if len(judges) != 1:
         found = "; ".join(sorted(judge.definition for judge in judges))
-        raise FigureError(f"{settings.source}: needs scores of one judge, got {found}")
+        raise FigureError(f"{source}: needs scores of one judge, got {found}")
     return judges.pop()
 
 
