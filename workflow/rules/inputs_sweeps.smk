@@ -204,7 +204,33 @@ def measure_settings(wildcards):
 
 
 def measure_code(wildcards):
-    return fingerprint(f"saeflow.evaluation.{wildcards.measure}")
+    return suite_code(wildcards.measure, wildcards)
+
+
+def absorption_code(wildcards):
+    return suite_code("absorption", wildcards)
+
+
+def ravel_code(wildcards):
+    return suite_code("ravel", wildcards)
+
+
+def suite_code(measure, wildcards):
+    return fingerprint(f"saeflow.evaluation.{measure}", *series_importers(wildcards))
+
+
+def pair_code(wildcards):
+    return suite_pair_code(wildcards.measure, wildcards)
+
+
+def sums_code(wildcards):
+    return suite_pair_code("decomposed_latents", wildcards)
+
+
+def suite_pair_code(measure, wildcards):
+    """The code of a measure against the baseline, whose SAEs may be read as well."""
+    both = series_importers(wildcards) + series_importers(of_baseline(wildcards))
+    return fingerprint(f"saeflow.evaluation.{measure}", *dict.fromkeys(both))
 
 
 def of_baseline(wildcards):
@@ -255,7 +281,17 @@ def ravel_root():
 
 
 def detection_code(wildcards):
-    return judge_code(CFG.autointerp.judge.kind, "saeflow.evaluation.detection")
+    return judge_code(
+        CFG.autointerp.judge.kind,
+        "saeflow.evaluation.detection",
+        *series_importers(wildcards),
+    )
+
+
+def asking_settings():
+    """Who judges, and how many sequences a prompt has: what detection takes of autointerp."""
+    settings = plain(CFG.autointerp)
+    return {key: settings[key] for key in ("judge", "examples_per_prompt")}
 
 
 def decomposition_input(wildcards):

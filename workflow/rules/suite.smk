@@ -58,7 +58,7 @@ rule compare_decoders:
         name=sweep_baseline,
         split=tested_split,
         point=series_point,
-        code=measure_code,
+        code=pair_code,
     script:
         "../scripts/compare_decoders.py"
 
@@ -121,7 +121,7 @@ rule measure_absorption:
         settings=plain(CFG.evaluation.absorption),
         saes=series_params,
         point=series_point,
-        code=fingerprint("saeflow.evaluation.absorption"),
+        code=absorption_code,
     script:
         "../scripts/measure_absorption.py"
 
@@ -152,7 +152,7 @@ rule measure_ravel:
         saes=series_params,
         data_dir=ravel_root(),
         point=series_point,
-        code=fingerprint("saeflow.evaluation.ravel"),
+        code=ravel_code,
     script:
         "../scripts/measure_ravel.py"
 
@@ -181,7 +181,7 @@ rule measure_detection:
         gpu=0,
     params:
         settings=plain(CFG.evaluation.detection),
-        autointerp=plain(CFG.autointerp),
+        autointerp=asking_settings(),
         data_dir=judge_root(),
         saes=series_params,
         split=tested_split,
@@ -224,6 +224,6 @@ rule show_sums:
         name=sweep_baseline,
         split=tested_split,
         point=series_point,
-        code=fingerprint("saeflow.evaluation.decomposed_latents"),
+        code=sums_code,
     script:
         "../scripts/show_sums.py"

@@ -33,9 +33,9 @@ def make_judge(settings: Autointerp, folder: Path, *, root: Path, device: str) -
     return import_module(JUDGES[settings.judge.kind]).make(settings, folder, root, device)
 
 
-def judge_code(kind: str, stage: str = "saeflow.autointerp.score") -> str:
-    """Return the fingerprint of a stage that asks a judge of that kind."""
-    return fingerprint(stage, JUDGES[kind])
+def judge_code(kind: str, stage: str = "saeflow.autointerp.score", *others: str) -> str:
+    """Return the fingerprint of a stage that asks a judge of that kind, and of other modules."""
+    return fingerprint(stage, JUDGES[kind], *others)
 
 
 def judge_files(settings: Endpoint | Local | Lexical, root: Path) -> list[Path]:
