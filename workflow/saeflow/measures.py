@@ -80,12 +80,6 @@ DETECTION_METRICS = (
     ),
     "detection_live",
 )
-SUM_METRICS = (
-    "decomposed_examples",
-    "decomposed_eligible",
-    "decomposed_cofiring",
-    "decomposed_cofiring_chance",
-)
 DEBIAS_METRICS = (
     "profession_accuracy",
     "gender_accuracy",
@@ -114,7 +108,6 @@ FILES = {
     "tpp": "tpp.parquet",
     "ravel": "ravel.parquet",
     "detection": "detection.parquet",
-    "decomposed_latents": "decomposed_cofiring.parquet",
     "timing": "timing.parquet",
 }
 """File of tidy rows of each measure."""
@@ -142,7 +135,6 @@ _MEASURES = {
     "tpp": TPP_METRICS,
     "ravel": RAVEL_METRICS,
     "detection": DETECTION_METRICS,
-    "decomposed_latents": SUM_METRICS,
 }
 SWEEP_METRICS = tuple(dict.fromkeys(metric for known in _MEASURES.values() for metric in known))
 

@@ -11,7 +11,6 @@ from saeflow.evaluation.clustering_settings import ClusteringSettings
 from saeflow.evaluation.composition_settings import CompositionSettings
 from saeflow.evaluation.concept_recall_settings import ConceptRecallSettings
 from saeflow.evaluation.decomposed_latents_settings import DecomposedLatentsSettings
-from saeflow.evaluation.decomposed_latents_settings import DecomposedLatentsSettings
 from saeflow.evaluation.decomposition_settings import DecompositionSettings
 from saeflow.evaluation.detection_settings import DetectionSettings
 from saeflow.evaluation.ravel_settings import RavelSettings

@@ -3,7 +3,10 @@
 A latent is unique where its largest cosine to all decoder vectors of the other SAE is below a
 threshold. Both directions are counted: of the variant's latents against the baseline, and, in
 metrics that begin with `baseline_`, of the baseline's against the variant. A latent that never
-fires counts like any other; its vector is left about where it was drawn, and so is mostly unique.
+fires counts like any other. Its vector is left about where it was drawn, and both SAEs of a pair
+have the same seed and so the same initial decoder vectors: a latent that is dead in both is nearly
+a copy and not unique, while one that is dead in only one of them mostly is, as the other has left
+that place.
 """
 
 from __future__ import annotations
