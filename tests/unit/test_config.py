@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from saeflow.config import ConfigError, load_config, merge
+from saeflow.preflight import check_files
 
 FOLDER = Path(__file__).resolve().parents[2] / "config"
 USER = yaml.safe_load((FOLDER / "config.yaml").read_text())
@@ -12,6 +13,26 @@ USER = yaml.safe_load((FOLDER / "config.yaml").read_text())
 
 def load(**changes):
     return load_config(merge(USER, changes), FOLDER)
+
+
+def curve(metric):
+    return {"ortsae": {"figures": {"fig3a": {"metric": metric}}}}
+
+
+def bars(variant, metric):
+    panel = {"label": "", "bars": [{"variant": variant, "metric": metric, "label": ""}]}
+    return {"ortsae": {"figures": {"fig4d": {"panels": [panel]}}}}
+
+
+def a_claim(of, name, **comparison):
+    described = {"id": "x", of: name, "statement": "", "source": ""}
+    if "baseline" not in comparison:
+        comparison |= {"variant": "gsae", "compare": "value"}
+    return {**described, "comparisons": [{**comparison, "expect": {"above": 0}}]}
+
+
+def claim(**comparison):
+    return {"ortsae": {"claims": [a_claim("grid", "main", **comparison)]}}
 
 
 @pytest.mark.parametrize("scale", ["smoke", "desk", "paper"])
@@ -74,6 +95,98 @@ def test_the_paper_scale_is_the_papers_grid():
         (
             {"evaluation": {"scr": None}},
             ["ortsae.figures.fig6a", "scr@20", "evaluation.scr", "ortsae.claims.scr_order"],
+        ),
+        (
+            {"evaluation": {"scr": {"n": [2, 5]}}},
+            [
+                "ortsae.figures.fig6a: scr@20 is not measured; evaluation.scr.n has 2, 5",
+                "ortsae.tables.table1: scr@20",
+                "ortsae.claims.scr_order: scr@20",
+            ],
+        ),
+        ({"evaluation": {"tpp": {"n": [2]}}}, ["figures.fig6b: tpp@20", "tpp.n has 2"]),
+        (
+            {"evaluation": {"sparse_probing": {"k": [2]}}},
+            ["figures.fig6c: sparse_probing_accuracy@1", "sparse_probing.k has 2, all, residual"],
+        ),
+        (
+            {"evaluation": {"uniqueness": {"thresholds": [0.3]}}},
+            ["fig4d: unique_share@0.2", "fig4d: baseline_unique_share@0.2", "thresholds has 0.3"],
+        ),
+        (
+            {"evaluation": {"clustering": {"levels": [0.01]}}},
+            ["claims.clustering: clustering_coefficient@0.005", "clustering.levels has 0.01"],
+        ),
+        (
+            {"evaluation": {"composition": {"random_reference": False}}},
+            ["figures.fig4a: composition_rate_random", "composition.random_reference is false"],
+        ),
+        (curve("absorption_fraction@letters"), ["fig3a: absorption", "absorption has domains"]),
+        (curve("scr"), ["fig3a: scr without a level", "evaluation.scr.n has 2, 5, 10"]),
+        (curve("l0@4"), ["fig3a: l0@4 is not measured; l0 has no levels"]),
+        (
+            {"ortsae": {"figures": {"fig4c": {"y": "explained_variance"}}}},
+            ["fig4c: explained_variance is not measured; explained_variance has no levels"],
+        ),
+        (
+            curve("unique_share"),
+            ["fig3a: unique_share is of a variant against the baseline batchtopk, which has none"],
+        ),
+        (
+            bars("batchtopk", "unique_share"),
+            ["fig4d: unique_share is of a variant against the baseline batchtopk"],
+        ),
+        (
+            claim(metric="unique_share", variant="ortsae", baseline="batchtopk"),
+            ["claims.x: unique_share is of a variant against the baseline batchtopk"],
+        ),
+        (
+            claim(
+                metric="explained_variance",
+                variant="ortsae",
+                baseline="relu",
+                baseline_metric="scr@3",
+            ),
+            ["claims.x: scr@3 is not measured"],
+        ),
+        (
+            {"ortsae": {"figures": {"fig5": {"baseline": "relu"}}}},
+            ["ortsae.figures.fig5.baseline: 'relu'", "allowed: batchtopk"],
+        ),
+        (
+            {"ortsae": {"figures": {"fig5": {"variant": "batchtopk"}}}},
+            ["ortsae.figures.fig5.variant: 'batchtopk'", "allowed: relu, matryoshka, ortsae"],
+        ),
+        (
+            {"ortsae": {"figures": {"fig5": {"example": 4}}}},
+            ["ortsae.figures.fig5.example: 4", "allowed: 0, 1, 2, 3"],
+        ),
+        (
+            {"evaluation": {"decomposed_latents": {"parts": [2, 3]}}},
+            ["ortsae.figures.fig9.example: 2", "ortsae.tables.sums.examples: 3", "allowed: 0, 1"],
+        ),
+        (
+            {"ssae": {"claims": [a_claim("sweep", "physics", metric="unique_share")]}},
+            ["ssae.claims.x: unique_share is measured of grids, not of sweeps"],
+        ),
+        (
+            {"evaluation": {"tpp": {"datasets": {"packages": {"corpus": "dosc"}}}}},
+            ["evaluation.tpp.datasets.packages.corpus: 'dosc'", "did you mean 'docs'"],
+        ),
+        (
+            {"evaluation": {"scr": {"pairs": {"torch_sympy": {"corpus": "dosc"}}}}},
+            ["evaluation.scr.pairs.torch_sympy.corpus: 'dosc'", "did you mean 'docs'"],
+        ),
+        (
+            {
+                "ortsae": {"timings": {"widths": {"d_sae": [1024]}}},
+                "variants": {"ortsae_whole": {"orthogonality": {"chunks": 600}}},
+            },
+            ["ortsae.timings.widths.d_sae", "chunks 600", "half of d_sae 1024"],
+        ),
+        (
+            {"variants": {"ortsae": {"orthogonality": {"chunks": 769, "chunk_size": 8192}}}},
+            ["ortsae.grids.", "chunks 769", "half of d_sae 1536"],
         ),
         (
             {"ortsae": {"grids": {"second": {"like": "mian"}}}},
@@ -174,3 +287,27 @@ def test_figures_tables_and_claims_may_be_left_out():
     assert {c.id for c in whole.claims} - {c.id for c in less.claims} == {"ravel_equal"}
     with pytest.raises(ConfigError, match=r"ortsae\.leave_out: 'fig99'"):
         load(ortsae={"leave_out": ["fig99"]})
+
+
+def test_only_what_the_chosen_papers_ask_for_has_to_be_there():
+    ravel = {"ravel": {"file": "cities.json"}}
+    mistaken = ravel | {"tpp": {"datasets": {"packages": {"corpus": "dosc"}}}, "scr": {"n": [3]}}
+    check_files(load(scale="smoke", papers=["ssae"], evaluation=mistaken), FOLDER.parent)
+    check_files(load(scale="smoke", papers=["ortsae"], evaluation=ravel), FOLDER.parent)
+
+
+def test_files_that_only_evaluations_read_are_looked_for(tmp_path):
+    def mistakes(**changes):
+        with pytest.raises(ConfigError) as found:
+            check_files(load(papers=["ortsae"], **changes), FOLDER.parent)
+        return str(found.value)
+
+    own = {"corpora": {"own": {"source": "files", "paths": "*.txt", "domain": "folder"}}}
+    own["evaluation"] = {"tpp": {"datasets": {"packages": {"corpus": "own"}}}}
+    assert mistakes(**own).startswith("corpora.own.paths: set data_dir")
+    ravel = {"evaluation": {"ravel": {"file": "cities.json"}}}
+    assert mistakes(**ravel).startswith("evaluation.ravel.file: set data_dir")
+    missing = f"evaluation.ravel.file: {tmp_path / 'cities.json'} does not exist"
+    assert mistakes(**ravel, data_dir=str(tmp_path)) == missing
+    (tmp_path / "cities.json").touch()
+    check_files(load(papers=["ortsae"], **ravel, data_dir=str(tmp_path)), FOLDER.parent)

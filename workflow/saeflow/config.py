@@ -163,11 +163,8 @@ class Config(Settings):
     def _points_are_possible(self) -> Config:
         for paper in self.papers:
             for key, point in self.points(paper):
-                try:
-                    self.sae(point.variant, point.d_sae, point.l0, 0)
-                except ValidationError as error:
-                    message = error.errors()[0]["msg"]
-                    raise ValueError(f"{key}.d_sae: {point.variant}: {message}") from error
+                if why := self._why_impossible(point.variant, point.d_sae, point.l0):
+                    raise ValueError(f"{key}.d_sae: {point.variant}: {why}")
         return self
 
     @model_validator(mode="after")
@@ -175,15 +172,26 @@ class Config(Settings):
         for paper in self.papers:
             section = self.paper(paper)
             for name, timing in section.timings.items():
-                l0 = section.grids[timing.grid].reference_l0
-                for variant, d_sae in product(timing.variants, timing.d_sae or ()):
-                    try:
-                        self.sae(variant, d_sae, l0, 0)
-                    except ValidationError as error:
+                grid = section.grids[timing.grid]
+                for variant, d_sae in product(timing.variants, timing.d_sae or (grid.d_sae,)):
+                    if why := self._why_impossible(variant, d_sae, grid.reference_l0):
                         where = f"{paper}.timings.{name}.d_sae"
-                        message = error.errors()[0]["msg"]
-                        raise ValueError(f"{where}: {variant}: {message}") from error
+                        raise ValueError(f"{where}: {variant}: {why}")
         return self
+
+    def _why_impossible(self, variant: str, d_sae: int, l0: int) -> str | None:
+        """Say why no SAE of a variant can be trained at a size, or nothing where it can."""
+        try:
+            self.sae(variant, d_sae, l0, 0)
+        except ValidationError as error:
+            return error.errors()[0]["msg"]
+        term = self.variants[variant].orthogonality
+        if term is not None and term.chunks is not None and 2 * term.chunks > d_sae:
+            return (
+                f"orthogonality.chunks {term.chunks} leave a latent alone in its chunk, where none "
+                f"is compared with it: give at most half of d_sae {d_sae}"
+            )
+        return None
 
     @model_validator(mode="after")
     def _comparisons_are_fair(self) -> Config:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from saeflow.artifacts import ArtifactError
+from saeflow.asked_metrics import asked_measures, labelled_corpora
 from saeflow.autointerp.settings import Local
-from saeflow.config import Config, ConfigError, Paper
+from saeflow.config import Config, ConfigError
 from saeflow.corpora.settings import Files, Hub
 from saeflow.debias.settings import SHIPPED_DECISIONS
-from saeflow.figures.grid_settings import Shown
 from saeflow.grids import Debiasing, SiteFolders
 from saeflow.lineage import made_of
 from saeflow.preflight_debias import debias_mistakes
@@ -38,6 +38,7 @@ def check_files(config: Config, project: Path) -> None:
         *_debias_mistakes(config, project),
         *_encoder_mistakes(config),
         *_judge_mistakes(config),
+        *_ravel_mistakes(config),
     ]
     if mistakes:
         raise ConfigError("\n".join(dict.fromkeys(mistakes)))
@@ -147,6 +148,7 @@ def used_corpora(config: Config) -> set[str]:
     """Return the corpora that the chosen papers read, and those that they are made of."""
     used: set[str] = set()
     waiting = [corpus for paper in config.papers for corpus in _named_corpora(config, paper)]
+    waiting += [corpus for _, corpus in labelled_corpora(config)]
     while waiting:
         name = waiting.pop()
         if name in used:
@@ -253,7 +255,8 @@ def _encoder_mistakes(config: Config) -> Iterator[str]:
 
 def _judge_mistakes(config: Config) -> Iterator[str]:
     judge = config.autointerp.judge
-    explains = any(_explains(config.paper(paper)) for paper in config.papers)
+    explained = any(config.paper(paper).sweeps for paper in config.papers)
+    explains = explained or "detection" in asked_measures(config)
     if not explains or not isinstance(judge, Local) or judge.path is None:
         return
     where = "autointerp.judge.path"
@@ -266,12 +269,15 @@ def _judge_mistakes(config: Config) -> Iterator[str]:
             yield f"{where}: {folder} holds no {needed}"
 
 
-def _explains(section: Paper) -> bool:
-    """Whether latents of a paper's SAEs are explained."""
-    shown = [*section.figures.values(), *section.tables.values()]
-    asked = {metric for one in shown if isinstance(one, Shown) for metric in one.metrics}
-    asked |= {part.metric for claim in section.claims for part in claim.parts}
-    return bool(section.sweeps) or any(m.startswith("detection_") for m in asked)
+def _ravel_mistakes(config: Config) -> Iterator[str]:
+    file = config.evaluation.ravel.file
+    if file is None or "ravel" not in asked_measures(config):
+        return
+    where = "evaluation.ravel.file"
+    if config.data_dir is None:
+        yield f"{where}: set data_dir, the folder that {file!r} is relative to"
+    elif not (config.data_dir / file).is_file():
+        yield f"{where}: {config.data_dir / file} does not exist"
 
 
 def _blocks(sites: list[str]) -> list[str]:

@@ -6,20 +6,21 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from saeflow.asked_metrics import labelled_corpora, metric_mistakes
 from saeflow.claims import ClaimSettings
+from saeflow.conflicts import conflicts
 from saeflow.corpora.derived_settings import DerivedSettings, Mixture
 from saeflow.debias.names import method_names, subgroup_metrics
 from saeflow.evaluation.settings import CURVE_METRICS
-from saeflow.figures.caption_values import CaptionError, filled
 from saeflow.figures.debias_settings import Circuit, Methods
+from saeflow.figures.decomposition_settings import Decomposition, Decompositions
 from saeflow.figures.grid_settings import Shown
 from saeflow.figures.settings import Figure, Ratio, Scaling, Sweep, Table
 from saeflow.figures.sweep_settings import Lines, SweepShown
 from saeflow.lineage import cycles
-from saeflow.measures import CONCEPT_METRICS, DEBIAS_METRICS, FILES, SWEEP_METRICS, measure_of
+from saeflow.measures import CONCEPT_METRICS, DEBIAS_METRICS, SWEEP_METRICS
 from saeflow.retrieval.settings import Selection
 from saeflow.sae.settings import TIMING_METRIC, TrainedBase, TrainedInit
-from saeflow.subjects.patterns import site_matches
 
 if TYPE_CHECKING:
     from saeflow.config import Config, Paper
@@ -39,21 +40,15 @@ class Reference(NamedTuple):
 
 def mistakes(config: Config) -> Iterator[str]:
     """Yield `key: what is wrong` for every reference that leads nowhere."""
-    for name, corpus in config.corpora.items():
-        if isinstance(corpus, Selection) and corpus.tracin is not None:
-            yield from _tracin_mistakes(config, f"corpora.{name}.tracin", corpus)
     for cycle in cycles(config.corpora):
         yield f"corpora.{cycle[0]}: is made of itself: {' -> '.join(cycle)}"
     for key, value, allowed in _references(config):
         choices = list(allowed)
         if value not in choices:
             yield f"{key}: {unknown(value, choices)}"
+    yield from conflicts(config)
     for paper in config.papers:
-        yield from dict.fromkeys(_site_mistakes(config, paper))
-        yield from _split_mistakes(config, paper)
-        yield from _caption_mistakes(config, paper)
-        yield from _unset_measures(config, paper)
-        yield from _timing_mistakes(config, paper)
+        yield from metric_mistakes(config, paper)
 
 
 def unknown(value: object, allowed: Iterable[object]) -> str:
@@ -79,6 +74,8 @@ def _references(config: Config) -> Iterator[Reference]:
             if isinstance(other, TrainedBase | TrainedInit):
                 yield Reference(f"variants.{name}.{key}.variant", other.variant, whole)
                 yield Reference(f"variants.{name}.{key}.corpus", other.corpus, config.corpora)
+    for where, corpus in labelled_corpora(config):
+        yield Reference(where, corpus, config.corpora)
     for paper in config.papers:
         section = config.paper(paper)
         for name, grid in section.grids.items():
@@ -211,8 +208,11 @@ def _shown(
     grid = section.grids[shown.grid]
     timed = section.timings.get(timing or "")
     variants = timed.variants if timed else grid.variants
-    for variant in shown.variants:
-        yield Reference(f"{where}.variants", variant, variants)
+    if isinstance(shown, Decomposition | Decompositions):
+        yield from _sums(config, grid, where, shown)
+    else:
+        for variant in shown.variants:
+            yield Reference(f"{where}.variants", variant, variants)
     for metric in shown.metrics:
         known = (TIMING_METRIC,) if timed else SWEEP_METRICS
         yield Reference(f"{where}.metric", metric.partition("@")[0], known)
@@ -226,22 +226,18 @@ def _shown(
         yield Reference(f"{where}.l0", l0, grid.l0)
 
 
-def _unset_measures(config: Config, paper: str) -> Iterator[str]:
-    """Yield figures, tables and claims of a measure whose section of `evaluation` is null."""
-    section = config.paper(paper)
-    unset = [m for m in FILES if getattr(config.evaluation, m, ...) is None]
-    asked: list[tuple[str, Iterable[str]]] = [
-        (f"{kind}.{name}", shown.metrics)
-        for kind, everything in (("figures", section.figures), ("tables", section.tables))
-        for name, shown in everything.items()
-        if isinstance(shown, Shown)
-    ]
-    asked += [(f"claims.{c.id}", {part.metric for part in c.parts}) for c in section.claims]
-    for where, metrics in asked:
-        for metric in metrics:
-            plain = metric.partition("@")[0]
-            if plain in SWEEP_METRICS and (measure := measure_of(metric)) in unset:
-                yield f"{paper}.{where}: {metric} is measured where evaluation.{measure} is set"
+def _sums(
+    config: Config, grid: Grid, where: str, shown: Decomposition | Decompositions
+) -> Iterator[Reference]:
+    yield Reference(f"{where}.baseline", shown.baseline, (grid.baseline,))
+    others = [variant for variant in grid.variants if variant != grid.baseline]
+    yield Reference(f"{where}.variant", shown.variant, others)
+    numbers = range(len(config.evaluation.decomposed_latents.parts))
+    if isinstance(shown, Decomposition):
+        yield Reference(f"{where}.example", shown.example, numbers)
+    else:
+        for number in shown.examples:
+            yield Reference(f"{where}.examples", number, numbers)
 
 
 def _levels(chosen: object) -> tuple[int, ...]:
@@ -298,87 +294,3 @@ def _claim(config: Config, section: Paper, where: str, claim: ClaimSettings) -> 
         yield Reference(f"{where}.split", part.split, splits)
         for l0 in _levels(part.at_l0):
             yield Reference(f"{where}.at_l0", l0, grid.l0)
-
-
-def _tracin_mistakes(config: Config, where: str, corpus: Selection) -> Iterator[str]:
-    """Yield why the SAE whose gradients rerank cannot be trained, or has none."""
-    tracin, subject = corpus.tracin, config.subjects.get(corpus.subject)
-    assert tracin is not None
-    if subject and not any(site_matches(tracin.site, p) for p in subject.sites):
-        yield (
-            f"{where}.site: {tracin.site!r} is not cached; subjects.{corpus.subject}.sites asks "
-            f"for {', '.join(subject.sites)}"
-        )
-    if tracin.sae.l0 > tracin.sae.d_sae:
-        yield f"{where}.sae.l0: {tracin.sae.l0} exceeds d_sae {tracin.sae.d_sae}"
-    if (variant := config.variants.get(tracin.sae.variant)) is None:
-        return
-    if variant.activation == "gated" or variant.error_of is not None:
-        yield f"{where}.sae.variant: TracIn has no gradient of gated and of residual SAEs"
-    snapshots = variant.training.get("snapshots") or config.training.snapshots
-    if tracin.checkpoints == "all" and not snapshots:
-        yield (
-            f"{where}.checkpoints: all needs snapshots; give variants.{tracin.sae.variant} "
-            "training: {snapshots: [...]}, or take final"
-        )
-
-
-def _split_mistakes(config: Config, paper: str) -> Iterator[str]:
-    """Yield texts whose split a measure does not follow: concepts are judged on test text."""
-    section = config.paper(paper)
-    for name, figure in section.figures.items():
-        if not isinstance(figure, Lines) or "concepts" not in figure.measures:
-            continue
-        sweep = section.sweeps.get(figure.sweep)
-        tested = sweep.tested.get(figure.tested) if sweep else None
-        if tested and tested.split != "test":
-            yield (
-                f"{paper}.sweeps.{figure.sweep}.tested.{figure.tested}.split: figure {name} shows "
-                "concept recall, which is judged on the test split"
-            )
-
-
-def _caption_mistakes(config: Config, paper: str) -> Iterator[str]:
-    section = config.paper(paper)
-    for kind, everything in (("figures", section.figures), ("tables", section.tables)):
-        for name, shown in everything.items():
-            try:
-                filled(shown, config, paper)
-            except CaptionError as error:
-                yield f"{paper}.{kind}.{name}.caption: {error}"
-
-
-def _site_mistakes(config: Config, paper: str) -> Iterator[str]:
-    for key, point in config.points(paper):
-        subject = config.subjects.get(point.subject)
-        if subject and not any(site_matches(point.site, p) for p in subject.sites):
-            yield (
-                f"{key}.site: {point.site!r} is not cached; "
-                f"subjects.{point.subject}.sites asks for {', '.join(subject.sites)}"
-            )
-
-
-def _timing_mistakes(config: Config, paper: str) -> Iterator[str]:
-    for name, timing in config.paper(paper).timings.items():
-        where = f"{paper}.timings.{name}"
-        if timing.rounds % len(timing.variants):
-            yield (
-                f"{where}.rounds: {timing.rounds} is no multiple of the {len(timing.variants)} "
-                "variants, which take turns to go first"
-            )
-        for variant in timing.variants:
-            if variant not in config.variants:
-                continue
-            term = config.variants[variant].orthogonality
-            if config.variants[variant].error_of is not None:
-                yield f"{where}.variants: {variant} needs a frozen SAE, with which none is timed"
-            if config.variants[variant].by_document:
-                yield (
-                    f"{where}.variants: {variant} tilts over sequences, and batches of whole "
-                    "documents are not timed; time it with tilt.over: token"
-                )
-            if term is not None and timing.steps % term.every:
-                yield (
-                    f"{where}.steps: {timing.steps} is no multiple of orthogonality.every "
-                    f"{term.every} of {variant}, so rounds would differ in work"
-                )
