@@ -16,7 +16,7 @@ def test_a_single_figure_plans_only_what_it_needs(fresh):
     assert "report" not in planned
     assert "time_variants" not in planned
     # Fig 1 shows three of the four variants.
-    whole = fresh.planned("results/smoke/claims/ortsae.md")
+    whole = fresh.planned("results/smoke/figures/ortsae/fig3a.svg")
     assert planned["train_sae"] * 4 == whole["train_sae"] * 3
 
 
@@ -32,10 +32,14 @@ def test_a_figure_of_one_selection_trains_no_other(fresh, tmp_path):
 
 
 def test_the_paper_scale_plans_without_network_or_gpu(fresh, tmp_path):
+    for name in ("bias_in_bios", "ag_news"):  # what SCR, TPP and sparse probing read
+        (tmp_path / "data" / name).mkdir(parents=True)
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({"papers": ["ortsae"]}))
+    path.write_text(yaml.safe_dump({"papers": ["ortsae"], "data_dir": str(tmp_path / "data")}))
     planned = fresh.planned("--configfile", str(path), scale="paper")
-    assert planned["train_sae"] == 8 * 4 * 3
+    # Four variants at 8 L0, at another site and of another subject; 9 of other numbers of chunks
+    # and 3 of other gammas.
+    assert planned["train_sae"] == (8 * 4 + 4 + 4 + 9 + 3) * 3
 
 
 COPIES = ("physics-papers", "camel-ai-physics", "pile-toxicity-balanced2", "bias_in_bios")
