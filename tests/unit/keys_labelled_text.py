@@ -26,7 +26,6 @@ FIRST = {**PROFESSION, "classes": ["cook", "poet"]}
 PAIRS = {"people": {"corpus": "people", "first": FIRST, "second": GENDER}}
 DOMAIN = {"domain_depth": 1, "classes": ["cook", "poet"]}
 OTHER = {"domain_depth": 1, "classes": ["poet", "smith"]}
-LONG = {"learning_rate": 0.1, "batch_size": 8, "epochs": 60}
 NAMES = {"name_patterns": {"a": r"\.M", "b": r"\.f"}}
 
 
@@ -127,8 +126,7 @@ STAGES = {
         partial(run, evaluate_scr, "scr"),
         {
             **text_cases("ScrSettings"),
-            # Longer probes, so that the biased one is worse and there is a value at each n.
-            "ScrSettings.n": Case("n", [1, 3], "values", {"probe": LONG}),
+            "ScrSettings.n": Case("n", [1, 3], "values"),
             "ScrSettings.seed": Case("seed", 1, "probes"),
             "LabelledPair.corpus": Case("pairs.people.corpus", "others", "details"),
             "LabelledPair.first": Case("pairs.people.first", OTHER, "details"),
