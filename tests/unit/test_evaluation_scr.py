@@ -135,7 +135,7 @@ def test_a_score_is_the_share_of_the_gap_that_is_closed() -> None:
     assert scr_score(0.8, 0.9, 0.7) == 0
 
 
-def test_pairs_without_a_gap_count_as_zero_beside_others(world: Path) -> None:
+def test_pairs_without_a_gap_count_as_zero_and_are_counted(world: Path) -> None:
     """Where no word tells the job, its own probe is no better than the biased one."""
     documents = {(a, b): [[0, 4 + b, 9]] * 4 for a, b in QUADRANTS}
     pairs = {"same": PairDocuments(twice(documents), documents, "job", "gender")}
@@ -145,20 +145,12 @@ def test_pairs_without_a_gap_count_as_zero_beside_others(world: Path) -> None:
     )  # fmt: skip
     values = {row.metric: row.value for row in found.rows}
     details = found.details.to_pandas()
-    assert values == {"scr_pairs_without_gap": 1, "scr_pairs_skipped": 0}  # nothing to measure
     # What is said goes with the gender in every document, and with the job in half of them.
     job = details[details["kept"] == "job"].iloc[0]
     assert job["accuracy_before"] == job["accuracy_kept"] == 0.5
-    assert job["reported"] and job["score"] == 0
-    other = biased(1, 3)
-    pairs["told"] = PairDocuments(twice(other), other, "job", "gender")
-    found = measure_scr(
-        settings_of(n=[2]), pairs, {Key(4, 0): axes_sae()}, {}, site=site_of(world),
-        point=point_of(),
-    )  # fmt: skip
-    rows = {row.metric: (row.value, row.n) for row in found.rows}
-    assert rows["scr@2"] == (1 / 2, 2)
-    assert rows["scr_pairs_without_gap"] == (1, 2)
+    assert job["reported"]
+    assert values["scr@2"] == job["score"] == 0
+    assert values["scr_pairs_without_gap"] == 1
 
 
 def test_scores_are_those_of_ablation_token_by_token(tmp_path: Path) -> None:

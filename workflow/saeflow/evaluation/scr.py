@@ -12,8 +12,7 @@ documents in which the attributes are independent, with the classes of the one t
 
 where before and after are the biased probe's; 0 where the denominator is below 0.001. Either
 attribute may be the one to keep: the direction in which the biased probe is the worse counts. A
-value is the mean over pairs of attributes; none where no pair has such a gap, which depends on the
-probes and the text alone and so is the same for all SAEs.
+value is the mean over pairs of attributes.
 """
 
 from __future__ import annotations
@@ -138,8 +137,7 @@ def measure_scr(
     """Return `scr@n` of each SAE and details; `skipped` says why other pairs have no documents.
 
     Of the settings `n`, `probe` and `seed` count. A row's `n` is the number of pairs. Of these
-    `scr_pairs_without_gap` have a score of 0 because the biased probe is no worse than the other;
-    where all are, nothing was measurable and there is no `scr@n`.
+    `scr_pairs_without_gap` have a score of 0 because the biased probe is no worse than the other.
     Raises ValueError where there is no pair.
     """
     if not pairs:
@@ -164,12 +162,12 @@ def _rows(
 ) -> Iterator[Row]:
     """Yield the rows of one SAE: means over pairs of the direction that counts."""
     own = [of for of in found if of["reported"] and (of["l0_target"], of["seed"]) == key]
-    pairs = {of["pair"]: of["gap"] for of in own}
-    without = sum(gap < LEAST_GAP for gap in pairs.values())
-    for n in dict.fromkeys(of["n"] for of in own) if without < len(pairs) else ():
+    for n in dict.fromkeys(of["n"] for of in own):
         at_n = [of for of in own if of["n"] == n]
         score = float(np.mean([of["score"] for of in at_n]))
         yield row_of(point, key, f"scr@{n}", score, len(at_n))
+    pairs = {of["pair"]: of["gap"] for of in own}
+    without = sum(gap < LEAST_GAP for gap in pairs.values())
     yield row_of(point, key, "scr_pairs_without_gap", without, len(pairs))
     yield row_of(point, key, "scr_pairs_skipped", skipped, len(pairs) + skipped)
 
