@@ -244,5 +244,5 @@ def test_a_residual_sae_is_refused(world: World, tmp_path: Path) -> None:
     weights = ["cfg.json", "sae_weights.safetensors"]
     stats = {"base": "0" * 64}
     write_manifest(saes["embed"], kind="sae", settings={}, files=weights, stats=stats)
-    with pytest.raises(ValueError, match="corrects another SAE .* kind ssae SAEs without error_of"):
+    with pytest.raises(ValueError, match=r"corrects another SAE .* kind ssae SAEs without error"):
         world.run(tmp_path / "out", saes={"ssae": saes})

@@ -3,9 +3,9 @@ from saeflow.job import job
 with job(snakemake.log[0], snakemake.threads):
     from pathlib import Path
 
+    from saeflow.evaluation.decoder_pairs import Pair
     from saeflow.evaluation.decomposed_latents import evaluate_decomposed_latents
     from saeflow.evaluation.decomposed_latents_settings import DecomposedLatentsSettings
-    from saeflow.evaluation.decoder_pairs import Pair
     from saeflow.evaluation.origin import members_of
     from saeflow.evaluation.rows import Point
 
