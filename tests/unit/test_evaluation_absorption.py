@@ -166,7 +166,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(ValueError, match="no latent of the SAE fires"):
         measure(dead)
     with pytest.raises(ValueError, match="the settings leave out letters"):
-        measure(letters_sae(), letters=None)
+        measure(letters_sae(), letters=None, domains={})
 
 
 @pytest.mark.parametrize("template", ["first letter:", "{word} or {word}", "{word} {letter}"])
@@ -276,7 +276,7 @@ def test_seeds_and_l0_targets_in_one_job(world: Path, tmp_path: Path) -> None:
         (0, "a"): round(2 / 7, 6), (0, "b"): 0, (0, "c"): 0,
         (1, "a"): 0, (1, "b"): round(1 / 7, 6), (1, "c"): 0,
     }  # fmt: skip
-    assert found[4, 0, "absorption_probe_f1@letters"] == found[4, 1, "absorption_probe_f1"]
+    assert found[4, 0, "absorption_probe_f1@letters"] == found[4, 1, "absorption_probe_f1@letters"]
 
 
 def test_what_is_missing_is_said_before_the_work(world: Path, tmp_path: Path) -> None:
