@@ -129,7 +129,7 @@ STAGES = {
             ),
             "Orthogonality.gamma": Case("variant.orthogonality.gamma", 1.0, "weights", ORTHOGONAL),
             "Orthogonality.chunks": Case(
-                "variant.orthogonality", {"chunks": 3}, "weights", ORTHOGONAL
+                "variant.orthogonality.chunks", 3, "weights", variant(orthogonality={})
             ),
             "Orthogonality.chunk_size": Case(
                 "variant.orthogonality.chunk_size", 8, "weights", ORTHOGONAL
