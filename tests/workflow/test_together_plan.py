@@ -20,10 +20,13 @@ def configured(tmp_path, **changes):
     return ("--configfile", str(path))
 
 
+WHOLE_GRID = "results/smoke/figures/ortsae/fig3a.svg"  # all four variants of the main grid
+
+
 def test_jobs_hold_all_saes_once_and_one_seed_each(fresh, tmp_path):
-    jobs, _ = groups(fresh, *configured(tmp_path))
+    jobs, _ = groups(fresh, WHOLE_GRID, *configured(tmp_path))
     listed = [sae for job in jobs for sae in job]
-    planned = fresh.planned_outputs(*configured(tmp_path, train_together=1))
+    planned = fresh.planned_outputs(WHOLE_GRID, *configured(tmp_path, train_together=1))
     alone = {path for path in planned if "/saes/" in path}
     assert len(listed) == len(set(listed)) and {*listed} == alone
     # Eight SAEs of each of two seeds, which differ in the order of their batches.
@@ -34,13 +37,15 @@ def test_jobs_hold_all_saes_once_and_one_seed_each(fresh, tmp_path):
 def test_a_single_figure_plans_only_the_jobs_that_it_needs(fresh, tmp_path):
     figure = "results/smoke/figures/ortsae/fig1.svg"  # three of the four variants
     options = configured(tmp_path, train_together=2)
-    assert (len(groups(fresh, *options)[0]), len(groups(fresh, figure, *options)[0])) == (8, 6)
+    planned = [len(groups(fresh, target, *options)[0]) for target in (WHOLE_GRID, figure)]
+    assert planned == [8, 6]
 
 
 def test_a_variant_stays_whole_where_it_fits(fresh, tmp_path):
     """So that a changed variant trains no other one again."""
-    jobs, _ = groups(fresh, *configured(tmp_path, train_together=3))
-    assert [len({sae.split("/")[6] for sae in job}) for job in jobs] == [1] * 8
+    jobs, _ = groups(fresh, WHOLE_GRID, *configured(tmp_path, train_together=3))
+    parts = [set((sae.split("/")[6], sae.split("/")[-2]) for sae in job) for job in jobs]
+    assert len(jobs) == 8 and len(set.union(*parts)) == sum(map(len, parts))
 
 
 def test_the_saes_of_all_sites_are_one_job(fresh, tmp_path):
