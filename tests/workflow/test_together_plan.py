@@ -44,7 +44,7 @@ def test_a_single_figure_plans_only_the_jobs_that_it_needs(fresh, tmp_path):
 def test_a_variant_stays_whole_where_it_fits(fresh, tmp_path):
     """So that a changed variant trains no other one again."""
     jobs, _ = groups(fresh, WHOLE_GRID, *configured(tmp_path, train_together=3))
-    parts = [set((sae.split("/")[6], sae.split("/")[-2]) for sae in job) for job in jobs]
+    parts = [{(sae.split("/")[6], sae.split("/")[-2]) for sae in job} for job in jobs]
     assert len(jobs) == 8 and len(set.union(*parts)) == sum(map(len, parts))
 
 
