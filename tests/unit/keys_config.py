@@ -231,6 +231,7 @@ def run_timing(timing: Timing, world: Path, out: Path) -> Result:
 
 
 MAIN = "ortsae.grids.main"
+IN_GAMMA = ["batchtopk", "ortsae", "ortsae_g4"]
 PROFESSION = {"label": "profession", "classes": ["poet", "nurse"]}
 CLASSES = {"datasets": {"work": {"corpus": "biographies", "attribute": PROFESSION}}}
 GENDER = {"label": "gender", "classes": ["male", "female"]}
@@ -345,9 +346,9 @@ CASES = {
         "ortsae.grids.gamma.like",
         "other",
         "saes",
-        {"ortsae.grids.gamma": {"like": "main", "variants": ["relu"], "baseline": "relu"}},
+        {"ortsae.grids.gamma": {"like": "main", "variants": IN_GAMMA, "baseline": "batchtopk"}},
     ),
-    "Grid.baseline": Case(f"{MAIN}.baseline", "relu", "compared"),
+    "Grid.baseline": Case("ortsae.grids.gamma.baseline", "ortsae", "compared"),
     "Timing.grid": Case("ortsae.timings.steps.grid", "other", "timings", TIMED_ALONE),
     "Curve.grid": Case("ortsae.figures.fig3a.grid", "other", "figures"),
     "BarsAndDensity.grid": Case("ortsae.figures.fig1.grid", "other", "figures"),
