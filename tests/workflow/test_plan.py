@@ -118,7 +118,7 @@ def test_targets_are_listed_before_anything_has_run(fresh, tmp_path):
                         "path": "no",
                         "context": 9,
                         "min_window": 2,
-                        "sites": ["gpt_neox.layers.1"],
+                        "sites": ["gpt_neox.layers.[0-1]"],
                     }
                 }
             },
