@@ -56,7 +56,7 @@ def run(evaluate: Any, name: str, settings: Any, world: Path, out: Path) -> Resu
     details = pd.read_parquet(out / f"{name}_details.parquet")
     return {
         "values": rows[["metric", "value", "n"]].values.tolist(),
-        "details": details.round(1).astype(str).values.tolist(),
+        "details": details.astype(str).values.tolist(),
         "rows": [float(abs(call[0 if probing else 1]).sum()) for call in learned],
         "probes": [] if probing else [call[1].weight_cd.tolist() for call in read],
         "largest pass": max(tokens_bt.numel() for _, tokens_bt, _ in passes),
