@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -77,6 +79,23 @@ def test_umap_keeps_planted_clusters_apart_and_repeats_itself() -> None:
     assert (np.arange(90) // 30 == distance.argmin(1) // 30).all()
     with pytest.raises(ValueError, match="10 vectors cannot have 10 neighbours"):
         lay_out(settings, vectors[:10])
+
+
+def test_umap_leaves_torch_its_threads() -> None:
+    """In a process of its own: what takes them is the first parallel region of numba."""
+    code = (
+        "import numpy, torch; from saeflow.evaluation.maps import MapSettings, lay_out;"
+        "lay_out(MapSettings(neighbours=5), numpy.eye(20, 8, dtype='float32'));"
+        "print(torch.get_num_threads())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split()[-1] == "1"
 
 
 def test_activations_are_laid_out_once_among_all_decoders(

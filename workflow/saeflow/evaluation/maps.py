@@ -178,9 +178,13 @@ def lay_out(settings: MapSettings, vectors_nd: Vectors) -> NDArray[np.float64]:
         force_approximation_algorithm=True,  # or few vectors are searched again
         n_jobs=1,  # more threads would lay the points out in another order each time
     )
-    with warnings.catch_warnings():  # that new points cannot be added, and of starts at random
-        warnings.simplefilter("ignore")
-        return np.asarray(reducer.fit_transform(vectors_nd), dtype=np.float64)
+    threads = torch.get_num_threads()  # numba's first parallel region takes all cores for torch too
+    try:
+        with warnings.catch_warnings():  # that new points cannot be added, and of starts at random
+            warnings.simplefilter("ignore")
+            return np.asarray(reducer.fit_transform(vectors_nd), dtype=np.float64)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _table(
