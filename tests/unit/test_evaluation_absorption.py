@@ -30,7 +30,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from saeflow.artifacts import ArtifactError, read_manifest
-from saeflow.evaluation.absorption import Measured, evaluate_absorption, measure_absorption
+from saeflow.evaluation.absorption import Found, evaluate_absorption, measure_absorption
 from saeflow.evaluation.absorption_latents import candidates
 from saeflow.evaluation.absorption_rows import LabelledRows, Place, labelled
 from saeflow.evaluation.absorption_settings import AbsorptionSettings
@@ -44,9 +44,7 @@ POINT = Point("ortsae", "subject", EMBEDDING, "docs", "all", "batchtopk", 6, 0)
 FEW = {"letters": {"min_classes": 2}}
 
 
-def measure(
-    saes: SAE | dict[Key, SAE], rows: LabelledRows | None = None, **settings: Any
-) -> Measured:
+def measure(saes: SAE | dict[Key, SAE], rows: LabelledRows | None = None, **settings: Any) -> Found:
     loaded = saes if isinstance(saes, dict) else {Key(4, 0): saes}
     parsed = AbsorptionSettings.model_validate({**FEW, **settings})
     return measure_absorption(parsed, "letters", rows or word_rows(), loaded, point=POINT)
@@ -55,7 +53,7 @@ def measure(
 FIRST = Key(4, 0)
 
 
-def values(found: Measured, key: Key = FIRST) -> dict[str, float]:
+def values(found: Found, key: Key = FIRST) -> dict[str, float]:
     return {
         row.metric.removesuffix("@letters"): row.value
         for row in found.rows

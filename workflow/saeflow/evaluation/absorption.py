@@ -15,7 +15,7 @@ An SAE without any latent for a class absorbs nothing by this measure: read scor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -23,38 +23,28 @@ from string import ascii_lowercase
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from saeflow.activations.exclusion import read_exclusion
-from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
 from saeflow.evaluation.absorption_classes import Classes, probe_classes
 from saeflow.evaluation.absorption_domains import domain_places
 from saeflow.evaluation.absorption_latents import main_latents
 from saeflow.evaluation.absorption_rows import LabelledRows, read_places
-from saeflow.evaluation.absorption_settings import AbsorptionSettings
+from saeflow.evaluation.absorption_settings import OVER_CONCEPTS, AbsorptionSettings
 from saeflow.evaluation.absorption_tables import CLASSES, LATENTS, class_absorption
 from saeflow.evaluation.absorption_words import corpus_words, letter_places, vocabulary_words
-from saeflow.evaluation.origin import Key, Member, check_members, load_members
+from saeflow.evaluation.origin import Key, Member
 from saeflow.evaluation.pooled import Site
-from saeflow.evaluation.rows import Point, Row, make_row, write_rows
+from saeflow.evaluation.rows import Point, Row, make_row
+from saeflow.evaluation.site_job import Inputs, Measured, SAEs, run_job
 from saeflow.fingerprint import fingerprint
 from saeflow.progress import Progress
 from saeflow.sae.boosted import Boosted
 from saeflow.sae.model import SAE
-from saeflow.subjects.load import load_subject
 
-ROWS, DETAILS, ABSORBING = FILES = (
-    "absorption.parquet",
-    "absorption_details.parquet",
-    "absorption_latents.parquet",
-)
 Concept = Literal["letters", "domains"]
 """A section of the settings."""
-SCORES = ("absorption_fraction", "full_absorption")
-"""Metrics that are also averaged over the concepts measured."""
 
 
-class Measured(NamedTuple):
+class Found(NamedTuple):
     """What was found of one concept or several."""
 
     rows: list[Row]
@@ -87,42 +77,31 @@ def evaluate_absorption(
     damaged or do not belong together, and ValueError where `measure_absorption` raises it and for a
     corpus that is needed and not given.
     """
-    clock, out = Clock(), begin(out)
     if settings.reads_documents and corpus is None:
         raise ValueError("absorption reads words or domains of a corpus, and none is given")
-    check_members(saes, point, activations)
-    model, rule = load_subject(subject, device), exclusion or activations
-    loaded = load_members(saes, device)
-    site = Site(
-        model,
-        point.site,
-        read_exclusion(rule, model.special_ids),
-        settings.batch_tokens,
-        settings.precision,
-    )
-    found = _joined(
-        measure_absorption(settings, concept, rows, loaded, point=point)
-        for concept, rows in _read(settings, site, corpus)
-    )
-    write_rows(out / ROWS, [*found.rows, *over_concepts(found.rows)])
-    _write_table(out / DETAILS, found.classes, CLASSES)
-    _write_table(out / ABSORBING, found.latents, LATENTS)
-    write_manifest(
-        out,
-        kind="metrics",
-        settings={"absorption": settings.model_dump(mode="json"), "point": point._asdict()},
-        files=FILES,
-        inputs={
-            "subject": subject,
-            "activations": activations,
-            "exclusion": rule,
-            **({} if corpus is None else {"corpus": corpus}),
-            **{f"l0_{sae.l0_target}/seed{sae.seed}": sae.folder for sae in saes},
-        },
-        seed=settings.seed,
+
+    def measure(site: Site, loaded: SAEs) -> Measured:
+        found = _joined(
+            measure_absorption(settings, concept, rows, loaded, point=point)
+            for concept, rows in _read(settings, site, corpus)
+        )
+        return Measured(
+            [*found.rows, *over_concepts(found.rows)],
+            pa.Table.from_pylist(found.classes, schema=CLASSES),
+            {"latents": pa.Table.from_pylist(found.latents, schema=LATENTS)},
+        )
+
+    run_job(
+        "absorption",
+        settings,
+        saes,
+        measure,
+        Inputs(subject, activations, exclusion, {} if corpus is None else {"corpus": corpus}),
+        point=point,
+        out=out,
         device=device,
         code=fingerprint(__name__),
-        clock=clock,
+        seed=settings.seed,
     )
 
 
@@ -130,10 +109,10 @@ def measure_absorption(
     settings: AbsorptionSettings,
     concept: Concept,
     rows: LabelledRows,
-    saes: Mapping[Key, SAE | Boosted],
+    saes: SAEs,
     *,
     point: Point,
-) -> Measured:
+) -> Found:
     """Return the absorption that each SAE shows on the rows of a concept.
 
     Means over classes (n classes): `absorption_fraction`, `full_absorption`,
@@ -164,7 +143,7 @@ def _measure_one(
     key: Key,
     sae: SAE,
     point: Point,
-) -> Measured:
+) -> Found:
     mains = main_latents(settings, sae, rows, classes.counted)
     scores = [
         class_absorption(settings, sae, rows, of, main)
@@ -195,7 +174,7 @@ def _measure_one(
         }
         for of in classes.skipped
     ]
-    return Measured(
+    return Found(
         [
             row(metric=f"{metric}@{concept}", value=value, n=n)
             for metric, (value, n) in values.items()
@@ -234,7 +213,7 @@ def over_concepts(rows: Iterable[Row]) -> list[Row]:
     """Return the mean of each score over the concepts measured, of each SAE; n counts classes."""
     groups: dict[tuple[str, int, int], list[Row]] = {}
     for row in rows:
-        if (score := row.metric.partition("@")[0]) in SCORES:
+        if (score := row.metric.partition("@")[0]) in OVER_CONCEPTS:
             groups.setdefault((score, row.l0_target, row.seed), []).append(row)
     return [
         of[0]._replace(metric=score, value=fmean(r.value for r in of), n=sum(r.n for r in of))
@@ -242,15 +221,10 @@ def over_concepts(rows: Iterable[Row]) -> list[Row]:
     ]
 
 
-def _joined(parts: Iterable[Measured]) -> Measured:
-    joined = Measured([], [], [])
+def _joined(parts: Iterable[Found]) -> Found:
+    joined = Found([], [], [])
     for part in parts:
         joined.rows.extend(part.rows)
         joined.classes.extend(part.classes)
         joined.latents.extend(part.latents)
     return joined
-
-
-def _write_table(path: Path, found: list[dict[str, Any]], schema: pa.Schema) -> None:
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(found, schema=schema), temporary)

@@ -19,6 +19,8 @@ from saeflow.evaluation.linear_probes_settings import ProbeTraining
 from saeflow.settings import Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
+OVER_CONCEPTS = ("absorption_fraction", "full_absorption")
+"""Metrics that are also averaged over the concepts measured."""
 
 
 class DirectionProbe(ProbeTraining):

@@ -95,6 +95,11 @@ def folder_of(corpus: str, corpora: Mapping[str, Path]) -> Path:
     return corpora[corpus]
 
 
+def corpus_inputs(corpora: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the folders of corpora by names for a manifest."""
+    return {f"corpus.{name}": folder for name, folder in corpora.items()}
+
+
 def read_classes(
     settings: LabelledClasses,
     corpus: Path,

@@ -21,15 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from saeflow.activations.exclusion import read_exclusion
-from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
-from saeflow.evaluation.origin import Key, Member, check_members, load_members
+from saeflow.evaluation.origin import Key, Member
 from saeflow.evaluation.pooled import Site
 from saeflow.evaluation.ravel_entities import EntityKind, read_entities, shipped_entities
 from saeflow.evaluation.ravel_interchange import (
@@ -44,15 +41,12 @@ from saeflow.evaluation.ravel_interchange import (
 from saeflow.evaluation.ravel_pairs import draw_pairs, ready, split
 from saeflow.evaluation.ravel_prompts import REASONS, Known, known_prompts
 from saeflow.evaluation.ravel_settings import RavelSettings
-from saeflow.evaluation.rows import Point, Row, make_row, write_rows
+from saeflow.evaluation.rows import Point, Row, make_row
+from saeflow.evaluation.site_job import Inputs, Measured, SAEs, run_job
 from saeflow.evaluation.site_rows import check_width
 from saeflow.fingerprint import fingerprint
 from saeflow.progress import Progress, say
-from saeflow.sae.boosted import Boosted
-from saeflow.sae.model import SAE
-from saeflow.subjects.load import load_subject
 
-ROWS, DETAILS = FILES = ("ravel.parquet", "ravel_details.parquet")
 SCORES = ("cause", "isolation", "disentanglement")
 WITHOUT_SAE = ("whole", "subspace")
 SCHEMA = pa.schema(
@@ -79,13 +73,6 @@ SCHEMA = pa.schema(
 each attribute that was skipped, with the reason."""
 
 
-class Measured(NamedTuple):
-    """What was found."""
-
-    rows: list[Row]
-    details: pa.Table
-
-
 def evaluate_ravel(
     settings: RavelSettings,
     saes: Sequence[Member],
@@ -107,44 +94,29 @@ def evaluate_ravel(
     inputs that are damaged or do not belong together, and ValueError where `measure_ravel` raises
     it and for a file that is missing or of another form.
     """
-    clock, out = Clock(), begin(out)
     kinds, file = _kinds(settings, data_dir)
-    check_members(saes, point, activations)
-    model, rule = load_subject(subject, device), exclusion or activations
-    site = Site(
-        model,
-        point.site,
-        read_exclusion(rule, model.special_ids),
-        settings.batch_tokens,
-        settings.precision,
-    )
-    found = measure_ravel(settings, kinds, load_members(saes, device), site=site, point=point)
-    write_rows(out / ROWS, found.rows)
-    with atomic_path(out / DETAILS) as temporary:
-        pq.write_table(found.details, temporary)
-    write_manifest(
-        out,
-        kind="metrics",
-        settings={"ravel": settings.model_dump(mode="json"), "point": point._asdict()},
-        files=FILES,
-        inputs={
-            "subject": subject,
-            "activations": activations,
-            "exclusion": rule,
-            **file,
-            **{f"l0_{sae.l0_target}/seed{sae.seed}": sae.folder for sae in saes},
-        },
-        seed=settings.seed,
+
+    def measure(site: Site, loaded: SAEs) -> Measured:
+        return measure_ravel(settings, kinds, loaded, site=site, point=point)
+
+    run_job(
+        "ravel",
+        settings,
+        saes,
+        measure,
+        Inputs(subject, activations, exclusion, file),
+        point=point,
+        out=out,
         device=device,
         code=fingerprint(__name__),
-        clock=clock,
+        seed=settings.seed,
     )
 
 
 def measure_ravel(
     settings: RavelSettings,
     kinds: Mapping[str, EntityKind],
-    saes: Mapping[Key, SAE | Boosted],
+    saes: SAEs,
     *,
     site: Site,
     point: Point,
@@ -188,7 +160,7 @@ def _measure_attribute(
     site: Site,
     known: Mapping[str, Known],
     attribute: str,
-    saes: Mapping[Key, SAE | Boosted],
+    saes: SAEs,
 ) -> Iterator[dict[str, Any]]:
     """Yield the details of each SAE."""
     train, test = split(settings, draw_pairs(settings, known, attribute))

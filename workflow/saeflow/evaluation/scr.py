@@ -32,10 +32,10 @@ from saeflow.evaluation.labelled_text import (
     Documents,
     PairDocuments,
     Quadrant,
+    corpus_inputs,
     count_tokens,
     read_pairs,
 )
-from saeflow.evaluation.labelled_text_job import Inputs, Measured, SAEs, run_job
 from saeflow.evaluation.labelled_text_rows import row_of
 from saeflow.evaluation.linear_probes import LinearProbes, train_probes
 from saeflow.evaluation.origin import Key, Member
@@ -43,6 +43,7 @@ from saeflow.evaluation.pooled import Site, groups_of, mean_difference, pool
 from saeflow.evaluation.pooled_ablation import ablate, by_effect, logit_weights
 from saeflow.evaluation.rows import Point, Row
 from saeflow.evaluation.scr_settings import ScrSettings
+from saeflow.evaluation.site_job import Inputs, Measured, SAEs, run_job
 from saeflow.fingerprint import fingerprint
 
 LEAST_GAP = 1e-3
@@ -117,7 +118,7 @@ def evaluate_scr(
         settings,
         saes,
         measure,
-        Inputs(subject, corpora, activations, exclusion),
+        Inputs(subject, activations, exclusion, corpus_inputs(corpora)),
         point=point,
         out=out,
         device=device,

@@ -20,8 +20,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 
-from saeflow.evaluation.labelled_text import ClassDocuments, count_tokens, read_class_sets
-from saeflow.evaluation.labelled_text_job import Inputs, Measured, SAEs, run_job
+from saeflow.evaluation.labelled_text import (
+    ClassDocuments,
+    corpus_inputs,
+    count_tokens,
+    read_class_sets,
+)
 from saeflow.evaluation.labelled_text_problems import balanced_problems
 from saeflow.evaluation.labelled_text_rows import (
     mean_rows,
@@ -32,6 +36,7 @@ from saeflow.evaluation.labelled_text_rows import (
 from saeflow.evaluation.origin import Member
 from saeflow.evaluation.pooled import Site, groups_of, mean_difference, pool
 from saeflow.evaluation.rows import Point
+from saeflow.evaluation.site_job import Inputs, Measured, SAEs, run_job
 from saeflow.evaluation.sparse_probing_settings import SparseProbingSettings
 from saeflow.fingerprint import fingerprint
 
@@ -87,7 +92,7 @@ def evaluate_sparse_probing(
         settings,
         saes,
         measure,
-        Inputs(subject, corpora, activations, exclusion),
+        Inputs(subject, activations, exclusion, corpus_inputs(corpora)),
         point=point,
         out=out,
         device=device,

@@ -19,8 +19,12 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from saeflow.evaluation.labelled_text import ClassDocuments, count_tokens, read_class_sets
-from saeflow.evaluation.labelled_text_job import Inputs, Measured, SAEs, run_job
+from saeflow.evaluation.labelled_text import (
+    ClassDocuments,
+    corpus_inputs,
+    count_tokens,
+    read_class_sets,
+)
 from saeflow.evaluation.labelled_text_problems import Problems, balanced_problems
 from saeflow.evaluation.labelled_text_rows import (
     mean_rows,
@@ -33,6 +37,7 @@ from saeflow.evaluation.origin import Member
 from saeflow.evaluation.pooled import Site, groups_of, mean_difference, pool
 from saeflow.evaluation.pooled_ablation import ablate, by_effect, logit_weights
 from saeflow.evaluation.rows import Point
+from saeflow.evaluation.site_job import Inputs, Measured, SAEs, run_job
 from saeflow.evaluation.tpp_settings import TppSettings
 from saeflow.fingerprint import fingerprint
 
@@ -90,7 +95,7 @@ def evaluate_tpp(
         settings,
         saes,
         measure,
-        Inputs(subject, corpora, activations, exclusion),
+        Inputs(subject, activations, exclusion, corpus_inputs(corpora)),
         point=point,
         out=out,
         device=device,

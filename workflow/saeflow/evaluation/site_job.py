@@ -1,17 +1,16 @@
-"""The job around a measurement on labelled text: inputs checked and loaded, results written."""
+"""The job around a measurement at one site: inputs checked and loaded, results written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from saeflow.activations.exclusion import read_exclusion
 from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
-from saeflow.evaluation.labelled_text_settings import LabelledTextSettings
 from saeflow.evaluation.origin import Key, Member, check_members, load_members
 from saeflow.evaluation.pooled import Site
 from saeflow.evaluation.rows import Point, Row, write_rows
@@ -28,23 +27,40 @@ class Measured(NamedTuple):
     rows: list[Row]
     details: pa.Table
     """A row for each SAE and each thing that was averaged over, and for what was skipped."""
+    more: Mapping[str, pa.Table] = {}
+    """Further tables by name."""
 
 
 class Inputs(NamedTuple):
-    """Folders that a measurement reads."""
+    """Files and folders that a measurement reads."""
 
     subject: Path
-    corpora: Mapping[str, Path]
-    """The corpora that the settings name."""
     activations: Path
     """The cache that the SAEs were trained on."""
     exclusion: Path | None = None
     """The cache whose rule says which tokens count; null takes `activations`."""
+    own: Mapping[str, Path] = {}
+    """What only this measurement reads, by names for the manifest."""
+
+
+class SiteSettings(Protocol):
+    """Settings of a measurement, which say how the subject is read."""
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens, padding included, in one forward pass of the subject."""
+
+    @property
+    def precision(self) -> Literal["auto", "float32", "bfloat16"]:
+        """Arithmetic of the subject, as in `CoreSettings`."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """Return all of them, as pydantic does."""
 
 
 def run_job(
     name: str,
-    settings: LabelledTextSettings,
+    settings: SiteSettings,
     saes: Sequence[Member],
     measure: Callable[[Site, SAEs], Measured],
     inputs: Inputs,
@@ -53,11 +69,12 @@ def run_job(
     out: Path,
     device: str,
     code: str,
+    seed: int | None = None,
 ) -> None:
-    """Write `<name>.parquet`, `<name>_details.parquet` and the manifest into the folder `out`.
+    """Write `<name>.parquet`, `<name>_<table>.parquet` and the manifest into the folder `out`.
 
-    The point's `l0_target` is ignored: each row has its SAE's. Raises ArtifactError for inputs that
-    are damaged or do not belong together.
+    Tables are `details` and those of `Measured.more`. The point's `l0_target` is ignored: each row
+    has its SAE's. Raises ArtifactError for inputs that are damaged or do not belong together.
     """
     clock, out = Clock(), begin(out)
     check_members(saes, point, inputs.activations)
@@ -66,23 +83,31 @@ def run_job(
     rule = read_exclusion(exclusion, model.special_ids)
     site = Site(model, point.site, rule, settings.batch_tokens, settings.precision)
     measured = measure(site, load_members(saes, device))
-    files = [f"{name}.parquet", f"{name}_details.parquet"]
-    write_rows(out / files[0], measured.rows)
-    with atomic_path(out / files[1]) as temporary:
-        pq.write_table(measured.details, temporary)
     write_manifest(
         out,
         kind="metrics",
         settings={name: settings.model_dump(mode="json"), "point": point._asdict()},
-        files=files,
+        files=_write(name, measured, out),
         inputs={
             "subject": inputs.subject,
             "activations": inputs.activations,
             "exclusion": exclusion,
-            **{f"corpus.{corpus}": folder for corpus, folder in inputs.corpora.items()},
+            **inputs.own,
             **{f"l0_{sae.l0_target}/seed{sae.seed}": sae.folder for sae in saes},
         },
+        seed=seed,
         device=device,
         code=code,
         clock=clock,
     )
+
+
+def _write(name: str, measured: Measured, out: Path) -> list[str]:
+    """Write rows and tables, and return the names of the files."""
+    tables = {"details": measured.details, **measured.more}
+    files = {f"{name}_{table}.parquet": found for table, found in tables.items()}
+    write_rows(out / f"{name}.parquet", measured.rows)
+    for file, found in files.items():
+        with atomic_path(out / file) as temporary:
+            pq.write_table(found, temporary)
+    return [f"{name}.parquet", *files]
