@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from saeflow.evaluation.absorption_settings import OVER_CONCEPTS
 from saeflow.evaluation.settings import EvaluationSettings
 from saeflow.measures import measure_of
-
-_OVER_CONCEPTS = ("absorption_fraction", "full_absorption")
-"""Metrics of absorption that are also averaged over its concepts."""
 
 
 class _Levels(NamedTuple):
@@ -64,7 +62,7 @@ def _levels(evaluation: EvaluationSettings, plain: str) -> _Levels | None:
             "domains": evaluation.absorption.domains,
         }
         concepts = tuple(name for name, of in chosen.items() if of is not None)
-        return _Levels("absorption", concepts, plain=plain in _OVER_CONCEPTS)
+        return _Levels("absorption", concepts, plain=plain in OVER_CONCEPTS)
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from saeflow.evaluation.absorption_settings import OVER_CONCEPTS
 from saeflow.evaluation.settings import (
     CORE_METRICS,
     COUNT_RATIO_METRICS,
@@ -49,8 +50,7 @@ DECOMPOSED_METRICS = (
     "decomposed_examples",
 )
 ABSORPTION_METRICS = (
-    "absorption_fraction",
-    "full_absorption",
+    *OVER_CONCEPTS,
     "absorption_main_latents",
     "absorption_main_f1",
     "absorption_probe_f1",
