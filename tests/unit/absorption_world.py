@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import torch
 from concept_recall_world import write_sae
 from test_evaluation_core import write_cache_manifest
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from worded_subject import write_worded_subject
 
 from saeflow.artifacts import write_manifest
 from saeflow.corpora.spool import SCHEMA
@@ -99,16 +99,7 @@ def make_subject(folder: Path) -> None:
     model = GPTNeoXForCausalLM(config).eval()
     with torch.no_grad():
         model.gpt_neox.embed_in.weight.copy_(torch.stack([activation(token) for token in TOKENS]))
-    model.save_pretrained(folder)
-    ids = {token: i for i, token in enumerate(TOKENS)}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=TOKENS[0]))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=TOKENS[0], eos_token=TOKENS[0]
-    ).save_pretrained(folder)
-    settings = {"dtype": "float32", "context": CONTEXT, "prepend_bos": True}
-    names = [path.name for path in folder.iterdir()]
-    write_manifest(folder, kind="subject", settings=settings, files=names)
+    write_worded_subject(folder, model, TOKENS, CONTEXT)
 
 
 def write_corpus(folder: Path) -> None:

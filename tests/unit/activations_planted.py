@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from worded_subject import write_worded_subject
 
 from saeflow.activations.settings import ActivationSettings
 from saeflow.activations.shards import group_rows, write_shard
@@ -35,18 +34,8 @@ def make_subject(folder: Path, massive_token: int | None = None, scale: float = 
     if massive_token is not None:
         with torch.no_grad():
             model.gpt_neox.embed_in.weight[massive_token] *= scale
-    model.save_pretrained(folder)
-    words = {"<eos>": 0} | {f"w{i}": i for i in range(1, VOCAB)}
-    PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<eos>")),
-        bos_token="<eos>", eos_token="<eos>",
-    ).save_pretrained(folder)  # fmt: skip
-    write_manifest(
-        folder,
-        kind="subject",
-        settings={"dtype": "float32", "context": CONTEXT, "prepend_bos": True},
-        files=[p.name for p in folder.iterdir()],
-    )
+    words = ["<eos>", *(f"w{i}" for i in range(1, VOCAB))]
+    write_worded_subject(folder, model, words, CONTEXT)
     return folder
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from tokenizers import Tokenizer, models
 from torch import nn
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from worded_subject import write_worded_subject
 
 from saeflow.artifacts import write_manifest
 from saeflow.evaluation.rows import Point
@@ -78,16 +78,8 @@ def write_subject(folder: Path) -> None:
     torch.manual_seed(0)
     model = GPTNeoXForCausalLM(config)
     model.gpt_neox.embed_in.weight.data.copy_(torch.eye(VOCAB))
-    model.save_pretrained(folder)
-    words = {"<|endoftext|>": 0, **{f"w{i}": i for i in range(1, VOCAB)}}
-    PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<|endoftext|>")),
-        bos_token="<|endoftext|>",
-        eos_token="<|endoftext|>",
-    ).save_pretrained(folder)
-    settings = {"dtype": "float32", "context": 64, "prepend_bos": True}
-    names = [path.name for path in folder.iterdir()]
-    write_manifest(folder, kind="subject", settings=settings, files=names)
+    words = ["<|endoftext|>", *(f"w{i}" for i in range(1, VOCAB))]
+    write_worded_subject(folder, model, words, context=64)
 
 
 def write_tokens(folder: Path, split: str, words_dt: np.ndarray) -> None:

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from test_evaluation_core import write_cache_manifest
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from worded_subject import write_worded_subject
 
 from saeflow.artifacts import write_manifest
 from saeflow.corpora.spool import SCHEMA
@@ -53,16 +53,8 @@ def make_subject(folder: Path) -> None:
     model = GPTNeoXForCausalLM(config).eval()
     with torch.no_grad():
         model.gpt_neox.embed_in.weight.copy_(torch.eye(D_IN))
-    model.save_pretrained(folder)
-    words = {"<|endoftext|>": 0, **{f"w{i}": i for i in range(1, D_IN)}}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<|endoftext|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
-    ).save_pretrained(folder)
-    settings = {"dtype": "float32", "context": CONTEXT, "prepend_bos": True}
-    names = [path.name for path in folder.iterdir()]
-    write_manifest(folder, kind="subject", settings=settings, files=names)
+    words = ["<|endoftext|>", *(f"w{i}" for i in range(1, D_IN))]
+    write_worded_subject(folder, model, words, CONTEXT)
 
 
 def axes_sae() -> SAE:

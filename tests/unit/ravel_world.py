@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from concept_recall_world import write_sae
 from test_evaluation_core import write_cache_manifest
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from worded_subject import write_worded_subject
 
-from saeflow.artifacts import write_manifest
 from saeflow.sae.model import SAE
 
 N = 3
@@ -117,16 +116,7 @@ def make_subject(folder: Path) -> None:
         attention.query_key_value.weight[2 * D_IN :] = torch.eye(D_IN)
         attention.dense.weight.copy_(6 * torch.eye(D_IN))
         model.lm_head.weight.copy_(_head())
-    model.save_pretrained(folder)
-    ids = {token: i for i, token in enumerate(TOKENS)}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=TOKENS[0]))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=TOKENS[0], eos_token=TOKENS[0]
-    ).save_pretrained(folder)
-    settings = {"dtype": "float32", "context": CONTEXT, "prepend_bos": True}
-    names = [path.name for path in folder.iterdir()]
-    write_manifest(folder, kind="subject", settings=settings, files=names)
+    write_worded_subject(folder, model, TOKENS, CONTEXT)
 
 
 def _head() -> Tensor:

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tokenizers import Tokenizer, models
 from torch import Tensor, nn
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from worded_subject import write_worded_subject
 
 from saeflow.artifacts import ArtifactError, read_manifest, write_manifest
 from saeflow.evaluation.core import evaluate_core
@@ -95,17 +95,8 @@ def make_subject(folder: Path) -> GPTNeoXForCausalLM:
         intermediate_size=32, max_position_embeddings=CONTEXT, initializer_range=0.3,
     )  # fmt: skip
     model = GPTNeoXForCausalLM(config).eval()
-    model.save_pretrained(folder)
-    words = {"<|endoftext|>": 0, **{f"w{i}": i for i in range(1, VOCAB)}}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<|endoftext|>")),
-        bos_token="<|endoftext|>",
-        eos_token="<|endoftext|>",
-    )
-    tokenizer.save_pretrained(folder)
-    settings = {"dtype": "float32", "context": CONTEXT, "prepend_bos": True}
-    names = [path.name for path in folder.iterdir()]
-    write_manifest(folder, kind="subject", settings=settings, files=names)
+    words = ["<|endoftext|>", *(f"w{i}" for i in range(1, VOCAB))]
+    write_worded_subject(folder, model, words, CONTEXT)
     return model
 
 
