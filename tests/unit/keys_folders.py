@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import sweeps_planted as planted
 from keys_case import Case, Result, Stage
-from keys_page import page
+from keys_page import described, drawn, tabulated
 from test_figures_sweeps import CIRCUIT, CURVES, DENSITIES, LINES, SCATTER
 from test_figures_tables_folders import LATENTS, METHODS
 
-from saeflow.figures import style
 from saeflow.figures.draw_folders import draw_from_folders
 from saeflow.figures.settings import parse_figure, parse_table
 from saeflow.figures.tables_folders import write_table_from_folders
@@ -38,36 +37,15 @@ def context_of(settings: Any) -> dict[str, Any]:
 
 
 def draw(settings: Any, world: Path, out: Path) -> Result:
-    stem, context = out / "fig", context_of(settings)
-    with patch.dict(style._METADATA):
-        del style._METADATA["png"], style._METADATA["pdf"]  # slow, and drawn from the same
-        draw_from_folders(settings, folders_in(world), context, stem)
-    for suffix in ("png", "pdf"):
-        stem.with_suffix(f".{suffix}").touch()
-    return {
-        "data": stem.with_suffix(".csv").read_text(),
-        "picture": stem.with_suffix(".svg").read_text(),
-        "page": page(settings, "figures", stem, context),
-    }
+    context = context_of(settings)
+    of = partial(draw_from_folders, settings, folders_in(world), context)
+    return drawn(settings, context, out, of)
 
 
 def tabulate(settings: Any, world: Path, out: Path) -> Result:
-    stem, context = out / "table", context_of(settings)
-    write_table_from_folders(settings, folders_in(world), context, stem)
-    return {
-        "data": stem.with_suffix(".csv").read_text(),
-        "picture": stem.with_suffix(".md").read_text(),
-        "page": page(settings, "tables", stem, context),
-    }
-
-
-def described(kind: str) -> dict[str, Case]:
-    return {
-        f"{kind}.title": Case("title", "Another title", "page"),
-        f"{kind}.source": Case("source", "after another figure", "picture"),
-        f"{kind}.statement": Case("statement", "Says another thing.", "page"),
-        f"{kind}.caption": Case("caption", "Shows another thing.", "page"),
-    }
+    context = context_of(settings)
+    of = partial(write_table_from_folders, settings, folders_in(world), context)
+    return tabulated(settings, context, out, of)
 
 
 def stage(

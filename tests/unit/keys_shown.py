@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import figures_planted as planted
 import keys_folders
 import pandas as pd
 from keys_case import Case, Result, Stage
-from keys_page import page, report_page
+from keys_page import described, drawn, report_page, tabulated
 from test_figures_draw import BARS, CURVE
 from test_figures_scaling import SCALING, plant
 from test_figures_tables import RATIO, SWEEP
 
 from saeflow.evaluation.rows import Row, write_rows
-from saeflow.figures import style
 from saeflow.figures.draw import draw_figure
 from saeflow.figures.settings import (
     BarsAndDensity,
@@ -63,38 +62,19 @@ def others(rows: list[Row]) -> list[Row]:
 
 
 def draw(settings: Curve | BarsAndDensity | Scaling, world: Path, out: Path) -> Result:
-    stem = out / "fig"
-    with patch.dict(style._METADATA):
-        del style._METADATA["png"], style._METADATA["pdf"]  # slow, and drawn from the same
-        rows = world / ("widths.parquet" if isinstance(settings, Scaling) else "rows.parquet")
-        draw_figure(settings, [rows], [world / "latents.parquet"], CONTEXT, stem)
-    for suffix in ("png", "pdf"):
-        stem.with_suffix(f".{suffix}").touch()
-    picture = stem.with_suffix(".svg").read_text()
-    return {
-        "data": stem.with_suffix(".csv").read_text(),
-        "picture": picture,
-        "page": page(settings, "figures", stem, CONTEXT),
-    }
+    rows = [world / ("widths.parquet" if isinstance(settings, Scaling) else "rows.parquet")]
+    latents = [world / "latents.parquet"]
+    return drawn(settings, CONTEXT, out, partial(draw_figure, settings, rows, latents, CONTEXT))
 
 
 def tabulate(settings: Sweep | Ratio, world: Path, out: Path) -> Result:
-    stem = out / "table"
-    name = "timing.parquet" if isinstance(settings, Ratio) else "rows.parquet"
-    write_table(settings, [world / name], CONTEXT, stem)
-    return {
-        "data": stem.with_suffix(".csv").read_text(),
-        "picture": stem.with_suffix(".md").read_text(),
-        "page": page(settings, "tables", stem, CONTEXT),
-    }
+    rows = [world / ("timing.parquet" if isinstance(settings, Ratio) else "rows.parquet")]
+    return tabulated(settings, CONTEXT, out, partial(write_table, settings, rows, CONTEXT))
 
 
 def common(kind: str, variants: list[str]) -> dict[str, Case]:
     return {
-        f"{kind}.title": Case("title", "Another title", "page"),
-        f"{kind}.source": Case("source", "after another figure", "picture"),
-        f"{kind}.statement": Case("statement", "Says another thing.", "page"),
-        f"{kind}.caption": Case("caption", "Shows another thing.", "page"),
+        **described(kind),
         f"{kind}.variants": Case("variants", variants, "data"),
         f"{kind}.split": Case("split", "validation", "data"),
         f"{kind}.selection": Case("selection", "part", "data"),

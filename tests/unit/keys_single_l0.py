@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import single_l0_planted as planted
 from keys_case import Case, Result, Stage
-from keys_page import page
+from keys_page import described, drawn, tabulated
 from keys_shown import others
 from test_figures_single_l0 import ABLATION, BARS, PAIRED, TABLE
 
 from saeflow.evaluation.rows import write_rows
-from saeflow.figures import style
 from saeflow.figures.draw import draw_figure
 from saeflow.figures.settings import parse_figure, parse_table
 from saeflow.figures.tables import write_table
@@ -29,35 +28,18 @@ def prepare(world: Path) -> None:
 
 
 def draw(settings: Any, world: Path, out: Path) -> Result:
-    stem = out / "fig"
-    with patch.dict(style._METADATA):
-        del style._METADATA["png"], style._METADATA["pdf"]  # slow, and drawn from the same
-        draw_figure(settings, [world / "rows.parquet"], [], CONTEXT, stem)
-    for suffix in ("png", "pdf"):
-        stem.with_suffix(f".{suffix}").touch()
-    return {
-        "data": stem.with_suffix(".csv").read_text(),
-        "picture": stem.with_suffix(".svg").read_text(),
-        "page": page(settings, "figures", stem, CONTEXT),
-    }
+    rows = [world / "rows.parquet"]
+    return drawn(settings, CONTEXT, out, partial(draw_figure, settings, rows, [], CONTEXT))
 
 
 def tabulate(settings: Any, world: Path, out: Path) -> Result:
-    stem = out / "table"
-    write_table(settings, [world / "rows.parquet"], CONTEXT, stem)
-    return {
-        "data": stem.with_suffix(".csv").read_text(),
-        "picture": stem.with_suffix(".md").read_text(),
-        "page": page(settings, "tables", stem, CONTEXT),
-    }
+    rows = [world / "rows.parquet"]
+    return tabulated(settings, CONTEXT, out, partial(write_table, settings, rows, CONTEXT))
 
 
 def common(kind: str) -> dict[str, Case]:
     return {
-        f"{kind}.title": Case("title", "Another title", "page"),
-        f"{kind}.source": Case("source", "after another figure", "picture"),
-        f"{kind}.statement": Case("statement", "Says another thing.", "page"),
-        f"{kind}.caption": Case("caption", "Shows another thing.", "page"),
+        **described(kind),
         f"{kind}.split": Case("split", "validation", "data"),
         f"{kind}.selection": Case("selection", "part", "data"),
         f"{kind}.l0": Case("l0", 16, "data"),
