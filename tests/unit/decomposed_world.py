@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from saeflow.artifacts import write_manifest
 from saeflow.evaluation.decoder_pairs import Pair
+from saeflow.evaluation.decomposed_latents import evaluate_decomposed_latents
+from saeflow.evaluation.decomposed_latents_settings import DecomposedLatentsSettings
 from saeflow.evaluation.decomposition import evaluate_decomposition
 from saeflow.evaluation.decomposition_settings import DecompositionSettings
 from saeflow.evaluation.origin import Member
@@ -64,6 +66,25 @@ def make_world(root: Path) -> Path:
 
 def pair_of(root: Path, seed: int) -> Pair:
     return Pair(*(Member(4, seed, root / name / f"seed{seed}") for name in ("ortsae", "batchtopk")))
+
+
+def evaluate(
+    settings: DecomposedLatentsSettings, root: Path, out: Path, seeds: Sequence[int] = (0,)
+) -> None:
+    """Run the job on the SAEs of these seeds."""
+    evaluate_decomposed_latents(
+        settings,
+        [pair_of(root, seed) for seed in seeds],
+        decomposition=root / "decomposition",
+        subject=root / "subject",
+        tokens=root / "tokens",
+        activations=root / "cache",
+        exclusion=root / "cache",
+        split="test",
+        baseline="batchtopk",
+        point=POINT,
+        out=out,
+    )
 
 
 def write_pair(root: Path, seed: int) -> Pair:

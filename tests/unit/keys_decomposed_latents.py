@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import patch
 
 import figures_planted as planted
 import pyarrow.parquet as pq
 from decomposed_planted import FIGURE, TABLE, plant
-from decomposed_world import POINT, make_world, pair_of
+from decomposed_world import evaluate, make_world
 from keys_case import Case, Result, Stage, watched
 from keys_config import base, lookups
-from keys_page import page
+from keys_page import described, drawn, tabulated
 
 from saeflow.config import Config
-from saeflow.evaluation.decomposed_latents import evaluate_decomposed_latents
 from saeflow.evaluation.decomposed_latents_settings import DecomposedLatentsSettings
-from saeflow.figures import style
 from saeflow.figures.decomposition_settings import Decomposition, Decompositions
 from saeflow.figures.draw import draw_figure
 from saeflow.figures.settings import parse_figure, parse_table
@@ -29,19 +26,7 @@ CONTEXT = planted.context(seeds=(0,))
 
 def run(settings: DecomposedLatentsSettings, world: Path, out: Path) -> Result:
     with watched("saeflow.autointerp.firing.run_to_sites") as passes:
-        evaluate_decomposed_latents(
-            settings,
-            [pair_of(world, 0)],
-            decomposition=world / "decomposition",
-            subject=world / "subject",
-            tokens=world / "tokens",
-            activations=world / "cache",
-            exclusion=world / "cache",
-            split="test",
-            baseline="batchtopk",
-            point=POINT,
-            out=out,
-        )
+        evaluate(settings, world, out)
     table = pq.read_table(out / "decomposed_latents.parquet")
     rows = pq.read_table(out / "decomposed_cofiring.parquet").to_pydict()
     columns = {name: table[name].to_pylist() for name in table.column_names}
@@ -66,30 +51,18 @@ def rules() -> SimpleNamespace:
 
 
 def show(settings: Decomposition | Decompositions, world: Path, out: Path) -> Result:
-    stem, rows = out / "shown", [world / "decomposed_cofiring.parquet"]
-    is_figure = isinstance(settings, Decomposition)
-    with patch.dict(style._METADATA):
-        del style._METADATA["png"], style._METADATA["pdf"]  # slow, and drawn from the same
-        if isinstance(settings, Decomposition):
-            draw_figure(settings, rows, [], CONTEXT, stem)
-        else:
-            write_table(settings, rows, CONTEXT, stem)
-    for suffix in ("png", "pdf"):
-        stem.with_suffix(f".{suffix}").touch()
-    return {
-        "data": stem.with_suffix(".csv").read_text(),
-        "picture": stem.with_suffix(".svg" if is_figure else ".md").read_text(),
-        "page": page(settings, "figures" if is_figure else "tables", stem, CONTEXT),
-        "folders": rules().shown_folders("ortsae", settings),
-    }
+    rows = [world / "decomposed_cofiring.parquet"]
+    if isinstance(settings, Decomposition):
+        draw = partial(draw_figure, settings, rows, [], CONTEXT)
+        shown = drawn(settings, CONTEXT, out, draw)
+    else:
+        shown = tabulated(settings, CONTEXT, out, partial(write_table, settings, rows, CONTEXT))
+    return {**shown, "folders": rules().shown_folders("ortsae", settings)}
 
 
 def common(kind: str) -> dict[str, Case]:
     return {
-        f"{kind}.title": Case("title", "Another title", "page"),
-        f"{kind}.source": Case("source", "after another figure", "picture"),
-        f"{kind}.statement": Case("statement", "Says another thing.", "page"),
-        f"{kind}.caption": Case("caption", "Shows another thing.", "page"),
+        **described(kind),
         f"{kind}.grid": Case("grid", "other", "folders"),
         f"{kind}.split": Case("split", "validation", "picture"),
         f"{kind}.selection": Case("selection", "part", "picture"),

@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from decomposed_world import POINT, SUMS, make_world, pair_of
+from decomposed_world import POINT, SUMS, evaluate, make_world, pair_of
 
 from saeflow.artifacts import ArtifactError, read_manifest
 from saeflow.autointerp.firing import Text, read_text
-from saeflow.evaluation.decomposed_latents import evaluate_decomposed_latents
 from saeflow.evaluation.decomposed_latents_choice import Sum, drawn
 from saeflow.evaluation.decomposed_latents_settings import DecomposedLatentsSettings
 from saeflow.evaluation.decomposition import evaluate_decomposition
@@ -32,19 +31,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(
     world: Path, out: Path, seeds: Sequence[int] = (0, 1), **changes: Any
 ) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    evaluate_decomposed_latents(
-        DecomposedLatentsSettings.model_validate({**SETTINGS, **changes}),
-        [pair_of(world, seed) for seed in seeds],
-        decomposition=world / "decomposition",
-        subject=world / "subject",
-        tokens=world / "tokens",
-        activations=world / "cache",
-        exclusion=world / "cache",
-        split="test",
-        baseline="batchtopk",
-        point=POINT,
-        out=out,
-    )
+    settings = DecomposedLatentsSettings.model_validate({**SETTINGS, **changes})
+    evaluate(settings, world, out, seeds)
     table = pq.read_table(out / "decomposed_latents.parquet").to_pylist()
     return read_rows([out / "decomposed_cofiring.parquet"]), table
 
