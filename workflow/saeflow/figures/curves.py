@@ -9,14 +9,11 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from saeflow.figures.drawn import as_table, mark
 from saeflow.figures.frame import REFERENCE, legend_above
-from saeflow.figures.points import draw_points
+from saeflow.figures.points import line_chart
 from saeflow.figures.rows import chosen_l0s, label_of, level, of_seeds
 from saeflow.figures.settings import Context, Curve
-from saeflow.figures.style import ONE_COLUMN, looks_of
-from saeflow.figures.text import wrap
+from saeflow.figures.style import looks_of
 from saeflow.intervals import t_interval
-
-_HEIGHT = 2.3
 
 
 def curve_points(rows: pd.DataFrame, settings: Curve, context: Context) -> pd.DataFrame:
@@ -42,13 +39,8 @@ def curve_points(rows: pd.DataFrame, settings: Curve, context: Context) -> pd.Da
 
 def draw_curve(points: pd.DataFrame, settings: Curve) -> Figure:
     """Draw what `curve_points` returned."""
-    figure = Figure(figsize=(ONE_COLUMN, _HEIGHT))
-    axes = figure.add_subplot()
     looks = looks_of(settings.variants)
-    for name in settings.variants:
-        draw_points(axes, points[points["variant"] == name], looks[name])
-    axes.set_xlabel(wrap(settings.x_label, 7.5, ONE_COLUMN - 0.8))
-    axes.set_ylabel(wrap(settings.y_label, 7.5, _HEIGHT - 0.7))
+    figure, axes = line_chart(points, looks, settings.x_label, settings.y_label)
     _scale_x(axes, settings, points)
     references = points[points["variant"].isna()]
     for label, y in zip(references["label"], references["y"], strict=True):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
+from matplotlib.figure import Figure
 from pydantic import Field, TypeAdapter
 
 from saeflow.figures.ablation import ablation_marks, draw_ablation
@@ -21,8 +22,7 @@ from saeflow.figures.origin import footer_parts
 from saeflow.figures.paired import draw_paired, paired_marks
 from saeflow.figures.rows import read_latents, read_rows
 from saeflow.figures.scaling import draw_scaling, scaling_marks
-from saeflow.figures.settings import Context, Curve, GridFigure, Scaling
-from saeflow.figures.single_l0_settings import Ablation, Bars, Paired
+from saeflow.figures.settings import BarsAndDensity, Context, GridFigure
 from saeflow.figures.style import house_style, save
 from saeflow.figures.sweep_rows import JUDGED, Judge, judge_in
 from saeflow.measures import FILES
@@ -30,6 +30,22 @@ from saeflow.measures import FILES
 _GRID_FIGURE: TypeAdapter[GridFigure] = TypeAdapter(
     Annotated[GridFigure, Field(discriminator="kind")]
 )
+
+
+class _Kind(NamedTuple):
+    """How a figure that shows nothing but rows is made."""
+
+    marks: Callable[[pd.DataFrame, Any, Context], pd.DataFrame]
+    draw: Callable[[pd.DataFrame, Any], Figure]
+
+
+_OF_ROWS = {
+    "ablation": _Kind(ablation_marks, draw_ablation),
+    "bars": _Kind(bar_marks, draw_bars),
+    "curve": _Kind(curve_points, draw_curve),
+    "paired": _Kind(paired_marks, draw_paired),
+    "scaling": _Kind(scaling_marks, draw_scaling),
+}
 
 
 def draw_figure(
@@ -48,28 +64,17 @@ def draw_figure(
     settings, context = _GRID_FIGURE.validate_python(settings), Context.model_validate(context)
     table, judge = read_rows(rows, settings, context), _judge(settings, rows)
     with house_style():
-        if isinstance(settings, Curve):
-            drawn = curve_points(table, settings, context)
-            figure = draw_curve(drawn, settings)
-        elif isinstance(settings, Ablation):
-            drawn = ablation_marks(table, settings, context)
-            figure = draw_ablation(drawn, settings)
-        elif isinstance(settings, Paired):
-            drawn = paired_marks(table, settings, context)
-            figure = draw_paired(drawn, settings)
-        elif isinstance(settings, Bars):
-            drawn = bar_marks(table, settings, context)
-            figure = draw_bars(drawn, settings)
-        elif isinstance(settings, Decomposition):
+        if isinstance(settings, Decomposition):
             drawn = decomposition_marks(rows, settings, context)
             figure = draw_decomposition(drawn)
-        elif isinstance(settings, Scaling):
-            drawn = scaling_marks(table, settings, context)
-            figure = draw_scaling(drawn, settings)
-        else:
+        elif isinstance(settings, BarsAndDensity):
             per_latent = read_latents(latents, settings.density.column, settings.split)
             drawn = bar_and_density_marks(table, per_latent, settings, context)
             figure = draw_bars_and_density(drawn, settings)
+        else:
+            kind = _OF_ROWS[settings.kind]
+            drawn = kind.marks(table, settings, context)
+            figure = kind.draw(drawn, settings)
         footer(figure, footer_parts(settings, context, judge and judge.name))
         save(figure, out_stem)
     if judge is not None:

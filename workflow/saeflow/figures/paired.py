@@ -13,14 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from saeflow.figures.drawn import as_table, mark, note
 from saeflow.figures.frame import legend_above
 from saeflow.figures.grid_settings import Context
-from saeflow.figures.points import draw_points
+from saeflow.figures.points import line_chart
 from saeflow.figures.rows import FigureError, chosen_l0s, label_of, mean_on
 from saeflow.figures.single_l0_settings import Paired
-from saeflow.figures.style import ONE_COLUMN, looks_of
-from saeflow.figures.text import wrap
+from saeflow.figures.style import looks_of
 from saeflow.figures.ticks import log_ticks
-
-_HEIGHT = 2.3
 
 
 def paired_marks(rows: pd.DataFrame, settings: Paired, context: Context) -> pd.DataFrame:
@@ -82,13 +79,8 @@ def _notes(why: str, counts: Mapping[str, tuple[int, int]]) -> Iterator[dict[str
 
 def draw_paired(marks: pd.DataFrame, settings: Paired) -> Figure:
     """Draw what `paired_marks` returned."""
-    figure = Figure(figsize=(ONE_COLUMN, _HEIGHT))
-    axes = figure.add_subplot()
     looks = looks_of(settings.variants)
-    for name in settings.variants:
-        draw_points(axes, marks[marks["variant"] == name], looks[name])
-    axes.set_xlabel(wrap(settings.x_label, 7.5, ONE_COLUMN - 0.8))
-    axes.set_ylabel(wrap(settings.y_label, 7.5, _HEIGHT - 0.7))
+    figure, axes = line_chart(marks, looks, settings.x_label, settings.y_label)
     axes.set(xscale=settings.x_scale, yscale=settings.y_scale)
     _ticks(axes.xaxis, settings.x_scale, axes.get_xlim())
     _ticks(axes.yaxis, settings.y_scale, axes.get_ylim())

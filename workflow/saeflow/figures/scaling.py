@@ -12,15 +12,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from saeflow.figures.drawn import as_table, mark, note
 from saeflow.figures.frame import REFERENCE, legend_above
-from saeflow.figures.points import draw_points
+from saeflow.figures.points import line_chart
 from saeflow.figures.rows import FigureError, label_of
 from saeflow.figures.settings import Context, Scaling
-from saeflow.figures.style import ONE_COLUMN, looks_of
-from saeflow.figures.text import wrap
+from saeflow.figures.style import looks_of
 from saeflow.figures.ticks import log_ticks, plain
 from saeflow.intervals import Interval, from_logs, t_interval
 
-_HEIGHT = 2.3
 _POINT, _EXPONENT, _GUIDE = "point", "exponent", "guide"
 _IN_PROPORTION = "in proportion to the size"
 
@@ -111,18 +109,14 @@ def _sentences(fitted: Mapping[str, Interval]) -> Iterator[dict[str, Any]]:
 
 def draw_scaling(marks: pd.DataFrame, settings: Scaling) -> Figure:
     """Draw what `scaling_marks` returned."""
-    figure = Figure(figsize=(ONE_COLUMN, _HEIGHT))
-    axes = figure.add_subplot()
-    axes.set(xscale="log", yscale="log")
-    looks = looks_of(settings.variants)
     points = marks[marks["kind"] == _POINT]
-    for name in dict.fromkeys(points["variant"]):
-        draw_points(axes, points[points["variant"] == name], looks[name])
+    looks = looks_of(settings.variants)
+    left = {name: looks[name] for name in dict.fromkeys(points["variant"])}
+    figure, axes = line_chart(points, left, settings.x_label, settings.y_label)
+    axes.set(xscale="log", yscale="log")
     guide = marks[marks["kind"] == _GUIDE]
     label = guide["label"].iloc[0]
     axes.plot(guide["x"].astype(float), guide["y"].astype(float), label=label, **REFERENCE)
-    axes.set_xlabel(wrap(settings.x_label, 7.5, ONE_COLUMN - 0.8))
-    axes.set_ylabel(wrap(settings.y_label, 7.5, _HEIGHT - 0.7))
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(points["x"]))))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
