@@ -98,7 +98,7 @@ def main() -> None:
         lens = HookedTransformer.from_pretrained_no_processing(
             job["subject"], hf_model=model, device="cpu", dtype=torch.float32
         )
-    batches = torch.load(folder / "tokens.pt")
+    batches = torch.load(folder / "tokens.pt", weights_only=True)
     ignored = set(job["ignored"])
     config = CoreEvalConfig(
         model_name=job["subject"],
