@@ -67,8 +67,8 @@ def lookups(config: Config) -> SimpleNamespace:
     }
     common = (RULES / "common.smk").read_text()
     exec("def manifest" + common.split("def manifest", 1)[1], names)
-    for rules in ("inputs.smk", "inputs_sweeps.smk", "inputs_figures.smk"):
-        exec((RULES / rules).read_text(), names)
+    for rules in ("", "_sweeps", "_suite", "_selections", "_debias", "_figures", "_together"):
+        exec((RULES / f"inputs{rules}.smk").read_text(), names)
     return SimpleNamespace(**names)
 
 
@@ -105,6 +105,7 @@ def run(config: Config, world: Path, out: Path) -> Result:
             for w in [SimpleNamespace(corpus=name)]
         ],
         "together": [[(s.path, s.seed) for s in saes] for saes in rules.sae_groups()],
+        "in one process": list(rules.job_groups()),
         "series": [series_of(rules, config, name) for name in config.ssae.sweeps],
         "compared": [
             (rules.baseline_params(w), rules.pair_inputs(w), rules.sweep_baseline(w))
@@ -264,6 +265,8 @@ CASES = {
     "Config.seeds": Case("seeds", [0, 1, 2], "targets"),
     "Config.train_together": Case("train_together", 3, "together"),
     "Config.seeds_together": Case("seeds_together", 1, "together"),
+    "Config.measure_together": Case("measure_together", 1, "in one process"),
+    "Config.select_together": Case("select_together", 1, "in one process"),
     "Config.data_dir": Case("data_dir", "own_data", "roots"),
     "Config.results": Case("results", "elsewhere", "targets"),
     "Variant.label": Case("variants.relu.label", "Another", "figures"),

@@ -43,7 +43,8 @@ class Project:
     def planned(self, *arguments: str, scale: str = "smoke") -> dict[str, int]:
         """Jobs by rule that a run would start; empty when there is nothing to be done.
 
-        The rules that train several SAEs in one job count as `train_sae`.
+        A rule that does several jobs of another in one counts as that: `train_saes_3` as
+        `train_sae`, `evaluate_core_0` as `evaluate_core`.
         """
         result = self.snakemake("-n", *arguments, scale=scale)
         assert result.returncode == 0, result.stdout + result.stderr
@@ -53,7 +54,7 @@ class Project:
         assert table, result.stdout + result.stderr
         counts: Counter[str] = Counter()
         for rule, n in (line.split() for line in table[1].splitlines()):
-            counts["train_sae" if rule.startswith("train_saes_") else rule] += int(n)
+            counts[re.sub(r"(?<=train_sae)s_\d+$|_\d+$", "", rule)] += int(n)
         return dict(counts)
 
     def planned_outputs(self, *arguments: str) -> set[str]:

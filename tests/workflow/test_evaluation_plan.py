@@ -10,6 +10,7 @@ def test_the_bases_of_all_seeds_are_inputs_of_the_evaluation(fresh, tmp_path):
     variants = ["relu", "batchtopk", "matryoshka", "ortsae", "residual"]
     path = tmp_path / "mine.yaml"
     changes = {
+        "measure_together": 1,
         "variants": {"residual": {"activation": "batchtopk", "error_of": frozen}},
         "ortsae": {"grids": {"main": {"variants": variants}}},
     }

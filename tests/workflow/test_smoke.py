@@ -90,8 +90,8 @@ def test_one_variants_learning_rate_retrains_that_variant(smoke, tmp_path):
     planned = smoke.planned("--configfile", str(path))
     # A job a seed with every L0, and one a seed at the second site, where BatchTopK shares it.
     assert planned["train_sae"] == 4
-    assert planned["evaluate_core"] >= 3
     outputs = smoke.planned_outputs("--configfile", str(path))
+    assert sum("/metrics/core/" in output for output in outputs) >= 3
     trained = {tuple(p.split("/")[4:7:2]) for p in outputs if "/saes/" in p}
     at_main = {variant for site, variant in trained if site == "gpt_neox.layers.1"}
     assert at_main == {"relu"}
@@ -105,6 +105,21 @@ def test_another_seed_trains_its_saes_only(smoke, tmp_path):
     outputs = smoke.planned_outputs("--configfile", str(path))
     planned = [output for output in outputs if "/saes/" in output]
     assert len(planned) == len(there) // 2 and all("/seed2/" in output for output in planned)
+
+
+def test_measured_alone_a_point_has_the_same_bytes(smoke):
+    folder = next(
+        (smoke.folder / "results/smoke/metrics/core").rglob("ortsae/*/core.parquet")
+    ).parent
+    before = {path.name: file_digest(path) for path in folder.glob("*.parquet")}
+    for path in folder.iterdir():
+        path.unlink()
+    target = str((folder / "manifest.json").relative_to(smoke.folder))
+    result = smoke.snakemake("--config", "measure_together=1", "--", target)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "rule evaluate_core:" in result.stdout + result.stderr
+    assert {path.name: file_digest(path) for path in folder.glob("*.parquet")} == before
+    smoke.snakemake()
 
 
 def test_threads_and_memory_run_nothing(smoke):

@@ -128,3 +128,26 @@ def test_a_wrong_number_is_refused(fresh):
     result = fresh.snakemake("-n", "--config", "scale=smoke", "train_together=0")
     assert result.returncode != 0
     assert "train_together: Input should be greater than 0" in result.stdout + result.stderr
+
+
+SHOWN = ("results/smoke/figures/ortsae/fig1.svg", "results/smoke/figures/ssae/fig2.svg")
+
+
+def test_fewer_jobs_measure_the_same_and_a_figure_nothing_more(fresh, tmp_path):
+    papers = {"papers": ["ortsae", "ssae"]}
+    alone = configured(tmp_path, measure_together=1, select_together=1, **papers)
+    outputs = [fresh.planned_outputs(*alone), *(fresh.planned_outputs(t, *alone) for t in SHOWN)]
+    jobs = sum(fresh.planned(*alone).values())
+    several = configured(tmp_path, measure_together=16, select_together=8, **papers)
+    together = [fresh.planned_outputs(*several)]
+    together += [fresh.planned_outputs(target, *several) for target in SHOWN]
+    assert together == outputs
+    assert sum(fresh.planned(*several).values()) < 0.8 * jobs
+
+
+def test_no_job_measures_more_than_is_set(fresh, tmp_path):
+    options = configured(tmp_path, measure_together=3)
+    result = fresh.snakemake("-n", *options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    jobs = re.findall(r"^rule measure_absorption_\d+:\n.*\n    output: (.*)$", result.stdout, re.M)
+    assert max(len(job.split(", ")) for job in jobs) == 3

@@ -222,16 +222,24 @@ def reserve_for_processes():
 
 
 def set_as_train_sae(rule, saes):
-    """Give a rule for several SAEs what is set for `train_sae`, here, in a profile or by option.
-
-    But as often its time as there are SAEs, and its memory as there are in one read.
-    """
-    resources = workflow.get_rule(rule).resources
-    resources.update(workflow.get_rule("train_sae").resources)
+    """Let a rule for several SAEs have its time as often, and its memory for those of one read."""
     reads = Counter((sae.site, sae.seed) for sae in saes)
-    multiply(resources, ("mem",), max(reads.values()))
-    multiply(resources, ("runtime",), len(saes))
-    workflow.ruleorder(rule, "train_sae")
+    set_as("train_sae", rule, runtime=len(saes), mem=max(reads.values()))
+
+
+def set_as(one, several, **times):
+    """What is set for `one`, here, in a profile or by option, is for `several` of it as well.
+
+    But so many times the resources whose names start with those of `times`.
+    """
+    resources = workflow.get_rule(several).resources
+    own_threads, given = resources["_cores"].value, workflow.get_rule(one).resources
+    resources.update(given)
+    if given["_cores"].is_evaluable():  # by the wildcards of one
+        resources["_cores"] = own_threads
+    for start, number in times.items():
+        multiply(resources, (start,), number)
+    workflow.ruleorder(several, one)
 
 
 def multiply(resources, starts, times):

@@ -95,6 +95,10 @@ class Config(Settings):
     seeds_together: PositiveInt = 1
     """Seeds that one job trains one after another, of SAEs that start from or correct another; any
     number gives the same weights."""
+    measure_together: PositiveInt = 1
+    """Variants of a grid or series of a sweep that one job measures; any number gives the same."""
+    select_together: PositiveInt = 1
+    """Selections for one domain that one job makes or caches; any number gives the same."""
     corpora: dict[Name, Annotated[Corpus | Selection, Field(discriminator="source")]]
     retrieval: Retrieval = Retrieval()
     subjects: dict[Name, SubjectSettings]

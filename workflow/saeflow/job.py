@@ -4,30 +4,57 @@ from __future__ import annotations
 
 import ctypes
 import os
+import runpy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from pydantic import ValidationError
+from snakemake.iocontainers import Namedlist
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 1 << 30
+_running = False
 
 
 @contextmanager
 def job(log: str | Path, threads: int) -> Iterator[None]:
     """Run a job with standard error in `log`, `threads` threads and a thrifty allocator.
 
-    Must be entered before torch is imported, whose thread pools read the environment once.
+    Must be entered before torch is imported, whose thread pools read the environment once. Within
+    another job (`run_script`) all of that is the other's.
     """
+    global _running
+    if _running:
+        yield
+        return
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[variable] = str(threads)
     keep_freed_memory()
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     sys.stderr = Path(log).open("w", buffering=1)  # noqa: SIM115
-    with plain_errors():
-        yield
+    _running = True
+    try:
+        with plain_errors():
+            yield
+    finally:
+        _running = False
+
+
+def run_script(script: Path, snakemake: Any, given: Mapping[str, Any]) -> None:
+    """Run the script of one job in the process of a job that runs several.
+
+    `given` is what Snakemake would give it (wildcards, input, output, params); the rest, such as
+    its resources, is that of the running job, `snakemake`.
+    """
+    names = ("wildcards", "input", "params")
+    alone = {name: Namedlist(fromdict=given[name]) for name in names}
+    shared = {name: getattr(snakemake, name) for name in ("log", "threads", "resources")}
+    one = SimpleNamespace(**alone, **shared, output=given["output"])
+    runpy.run_path(str(script), {"snakemake": one})
 
 
 @contextmanager
