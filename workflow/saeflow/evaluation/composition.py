@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,10 +105,10 @@ def measure_composition(
     with Progress(
         settings.steps * (len(saes) + len(references)), "steps", "training meta-SAEs"
     ) as progress:
-        random = {
-            shape: composition(settings, random_decoder(*shape), shape[2], progress).rate
-            for shape in references
-        }
+        random = {}
+        for shape in references:
+            random[shape] = _random_rate(settings, *shape)
+            progress.update(settings.steps)
         for key, sae in saes.items():
             row = partial(
                 make_row, point._replace(l0_target=key.l0_target), split=split, seed=key.seed
@@ -120,6 +120,14 @@ def measure_composition(
                 level = random[shapes[key]]
                 rows.append(row(metric="composition_rate_random", value=level, n=vectors))
     return rows
+
+
+@lru_cache
+def _random_rate(
+    settings: CompositionSettings, d_sae: int, d_in: int, seed: int, device: str
+) -> float:
+    """Return the rate of random vectors; once for all SAEs of a shape that a process measures."""
+    return composition(settings, random_decoder(d_sae, d_in, seed, device), seed).rate
 
 
 def composition(
