@@ -1,13 +1,10 @@
 from saeflow.job import job
 
 with job(snakemake.log[0], snakemake.threads):
-    from pathlib import Path
-
     from saeflow.evaluation import decomposition, uniqueness
-    from saeflow.evaluation.decoder_pairs import Pair
+    from saeflow.evaluation.decoder_pairs import pairs_of
     from saeflow.evaluation.decomposition_settings import DecompositionSettings
-    from saeflow.evaluation.origin import members_of
-    from saeflow.evaluation.rows import Point
+    from saeflow.evaluation.origin import arguments
     from saeflow.evaluation.uniqueness_settings import UniquenessSettings
 
     settings, evaluate = {
@@ -15,14 +12,10 @@ with job(snakemake.log[0], snakemake.threads):
         "decomposition": (DecompositionSettings, decomposition.evaluate_decomposition),
     }[snakemake.wildcards.measure]
     given = snakemake.params
-    sides = members_of(given.saes), members_of(given.baseline)
     evaluate(
         settings.model_validate(given.settings),
-        [Pair(*pair) for pair in zip(*sides, strict=True)],
+        pairs_of(given.saes, given.baseline),
         baseline=given.name,
-        activations=Path(snakemake.input.activations).parent,
         split=given.split,
-        point=Point(**given.point),
-        out=Path(snakemake.output[0]).parent,
-        device="cuda" if snakemake.resources.gpu else "cpu",
+        **arguments(snakemake, "activations"),
     )

@@ -5,19 +5,13 @@ with job(snakemake.log[0], snakemake.threads):
 
     from saeflow.autointerp.score import explain_latents
     from saeflow.autointerp.settings import Autointerp
-    from saeflow.evaluation.rows import Point
+    from saeflow.evaluation.origin import arguments
 
     explain_latents(
         Autointerp.model_validate(snakemake.params.settings),
         {seed: Path(folder) for seed, folder in snakemake.params.saes.items()},
-        subject=Path(snakemake.input.subject).parent,
-        tokens=Path(snakemake.input.tokens).parent,
-        activations=Path(snakemake.input.activations).parent,
-        exclusion=Path(snakemake.input.exclusion).parent,
         split=snakemake.params.split,
         bases={seed: Path(path) for seed, path in snakemake.params.bases.items()},
-        point=Point(**snakemake.params.point),
-        out=Path(snakemake.output[0]).parent,
         root=Path(snakemake.params.data_dir),
-        device="cuda" if snakemake.resources.gpu else "cpu",
+        **arguments(snakemake, "subject", "tokens", "activations", "exclusion"),
     )

@@ -4,8 +4,7 @@ with job(snakemake.log[0], snakemake.threads):
     from pathlib import Path
 
     from saeflow.evaluation import scr, sparse_probing, tpp
-    from saeflow.evaluation.origin import members_of
-    from saeflow.evaluation.rows import Point
+    from saeflow.evaluation.origin import arguments, members_of
     from saeflow.evaluation.scr_settings import ScrSettings
     from saeflow.evaluation.sparse_probing_settings import SparseProbingSettings
     from saeflow.evaluation.tpp_settings import TppSettings
@@ -19,11 +18,6 @@ with job(snakemake.log[0], snakemake.threads):
     evaluate(
         settings.model_validate(given.settings),
         members_of(given.saes),
-        subject=Path(snakemake.input.subject).parent,
         corpora={name: Path(folder) for name, folder in given.corpora.items()},
-        activations=Path(snakemake.input.activations).parent,
-        exclusion=Path(snakemake.input.exclusion).parent,
-        point=Point(**given.point),
-        out=Path(snakemake.output[0]).parent,
-        device="cuda" if snakemake.resources.gpu else "cpu",
+        **arguments(snakemake, "subject", "activations", "exclusion"),
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from saeflow.evaluation.origin import Key, Member, check_members, load_members
+from saeflow.evaluation.origin import Key, Member, check_members, load_members, members_of
 from saeflow.evaluation.rows import Point
 from saeflow.sae.boosted import Boosted
 from saeflow.sae.model import SAE
@@ -17,6 +17,13 @@ class Pair(NamedTuple):
 
     variant: Member
     baseline: Member
+
+
+def pairs_of(
+    variant: Iterable[Mapping[str, Any]], baseline: Iterable[Mapping[str, Any]]
+) -> list[Pair]:
+    """Return the pairs that a job was given; raises ValueError where one side has more SAEs."""
+    return [Pair(*pair) for pair in zip(members_of(variant), members_of(baseline), strict=True)]
 
 
 class Compared(NamedTuple):

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is the SAE that a measurement asks for, and how it is loaded."""
+"""What a measurement is given: whether a checkpoint is the SAE asked for, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -45,6 +45,20 @@ class Member(NamedTuple):
         return Key(self.l0_target, self.seed)
 
 
+def arguments(snakemake: Any, *inputs: str) -> dict[str, Any]:
+    """Return what every rule gives its measurement, by the names of arguments.
+
+    That is `point`, `out`, `device` and, of each of `inputs`, the folder of the artefact whose
+    manifest it is.
+    """
+    return {
+        **{name: Path(getattr(snakemake.input, name)).parent for name in inputs},
+        "point": Point(**snakemake.params.point),
+        "out": Path(snakemake.output[0]).parent,
+        "device": "cuda" if snakemake.resources.gpu else "cpu",
+    }
+
+
 def members_of(saes: Iterable[Mapping[str, Any]]) -> list[Member]:
     """Return the SAEs that a job was given, each with its `l0`, `seed`, `folder` and `base`."""
     return [
@@ -64,6 +78,11 @@ def of_one_point(
     """Return the SAEs of one point, given by seed; `bases` are the frozen ones of residual SAEs."""
     bases = bases or {}
     return [Member(point.l0_target, seed, folder, bases.get(seed)) for seed, folder in saes.items()]
+
+
+def inputs_of(members: Iterable[Member]) -> dict[str, Path]:
+    """Return the folders of SAEs of several L0 targets by names for a manifest."""
+    return {f"l0_{sae.l0_target}/seed{sae.seed}": sae.folder for sae in members}
 
 
 def bases_of(members: Iterable[Member]) -> dict[str, str]:
