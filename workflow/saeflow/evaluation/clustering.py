@@ -21,7 +21,7 @@ from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
 from saeflow.evaluation.clustering_graph import Graph, graphs_by_cosine, graphs_by_density
 from saeflow.evaluation.clustering_settings import ClusteringSettings
 from saeflow.evaluation.decoder import unit_rows
-from saeflow.evaluation.origin import Key, Member, check_members, load_members
+from saeflow.evaluation.origin import Key, Member, check_members, inputs_of, load_members
 from saeflow.evaluation.rows import Point, Row, make_row, write_rows
 from saeflow.fingerprint import fingerprint
 from saeflow.sae.boosted import Boosted
@@ -76,7 +76,7 @@ def evaluate_clustering(
         files=[ROWS, DETAILS],
         inputs={
             "activations": activations,
-            **{f"l0_{sae.l0_target}/seed{sae.seed}": sae.folder for sae in saes},
+            **inputs_of(saes),
         },
         device=device,
         code=fingerprint(__name__),

@@ -27,6 +27,7 @@ from saeflow.evaluation.origin import (
     Member,
     bases_of,
     check_members,
+    inputs_of,
     load_members,
     of_one_point,
 )
@@ -123,7 +124,7 @@ def evaluate_series(
             "tokens": tokens,
             "activations": activations,
             "exclusion": rule,
-            **{f"l0_{sae.l0_target}/seed{sae.seed}": sae.folder for sae in saes},
+            **inputs_of(saes),
         },
         stats={
             "bases": {

@@ -30,7 +30,7 @@ from saeflow.evaluation.detection_latents import DrawnSAE, draw_latents
 from saeflow.evaluation.detection_settings import DetectionSettings
 from saeflow.evaluation.detection_tables import DETAILS, Outcome, summary
 from saeflow.evaluation.detection_text import Line
-from saeflow.evaluation.origin import Key, Member, check_members, load_members
+from saeflow.evaluation.origin import Key, Member, check_members, inputs_of, load_members
 from saeflow.evaluation.rows import Point, Row, write_rows
 from saeflow.progress import say
 from saeflow.sae.boosted import Boosted
@@ -108,7 +108,7 @@ def evaluate_detection(
             "tokens": tokens,
             "activations": activations,
             "exclusion": rule,
-            **{f"l0_{sae.l0_target}/seed{sae.seed}": sae.folder for sae in saes},
+            **inputs_of(saes),
         },
         stats={"judge": judge.name, "judge_definition": definition(judge), **judge.finish()},
         seed=settings.seed,

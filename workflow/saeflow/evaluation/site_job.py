@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from saeflow.activations.exclusion import read_exclusion
 from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
-from saeflow.evaluation.origin import Key, Member, check_members, load_members
+from saeflow.evaluation.origin import Key, Member, check_members, inputs_of, load_members
 from saeflow.evaluation.pooled import Site
 from saeflow.evaluation.rows import Point, Row, write_rows
 from saeflow.sae.boosted import Boosted
@@ -93,7 +93,7 @@ def run_job(
             "activations": inputs.activations,
             "exclusion": exclusion,
             **inputs.own,
-            **{f"l0_{sae.l0_target}/seed{sae.seed}": sae.folder for sae in saes},
+            **inputs_of(saes),
         },
         seed=seed,
         device=device,
