@@ -23,7 +23,7 @@ from torch import Tensor
 from saeflow.artifacts import Clock, begin, write_manifest
 from saeflow.evaluation.composition_settings import CompositionSettings
 from saeflow.evaluation.decoder import random_decoder, unit_rows
-from saeflow.evaluation.origin import Key, Member, check_members, load_members
+from saeflow.evaluation.origin import Key, Member, check_members, inputs_of, load_members
 from saeflow.evaluation.rows import Point, Row, make_row, write_rows
 from saeflow.fingerprint import fingerprint
 from saeflow.progress import Progress
@@ -77,7 +77,7 @@ def evaluate_composition(
         files=[ROWS],
         inputs={
             "activations": activations,
-            **{f"l0_{sae.l0_target}/seed{sae.seed}": sae.folder for sae in saes},
+            **inputs_of(saes),
         },
         device=device,
         code=fingerprint(__name__),
