@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import figures_planted as planted
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -227,6 +229,20 @@ def test_page_says_what_was_run_and_what_came_out(
     assert text.count('class="verdict inconclusive"') == 3
     assert text.count('role="img"') == 2
     assert "train_sae" in text and ">23.0<" in text and ">900<" in text
+
+
+def test_what_some_claims_lack_is_left_out(tmp_path: Path) -> None:
+    settings = plant_report(tmp_path)
+    path = tmp_path / "claims" / "ortsae.parquet"
+    rows = pq.read_table(path).to_pylist()
+    told = [dict.fromkeys(("judge", "reason", "paper_note"))] * 2
+    told.append({"judge": "explained by a judge", "reason": "of all", "paper_note": "a note"})
+    more = [row | part for row, part in zip(rows, told, strict=True)]
+    pq.write_table(pa.Table.from_pylist(more), path)
+    build_report(settings, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count("explained by a judge") == 1
+    assert not re.search(r"\b(nan|None)\b", text)
 
 
 def test_text_is_escaped(planted_report: tuple[dict[str, Any], Path]) -> None:

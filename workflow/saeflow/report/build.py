@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -166,14 +167,16 @@ def _table(table: ReportedTable, paper: str, root: Path) -> Item:
 
 def _claims(stem: Path, root: Path) -> Claims:
     links = _links(stem, _CLAIM_FILES, root)
-    judged = pd.read_parquet(_beside(stem, "parquet"))
-    unknown = sorted(set(judged["verdict"]) - set(VERDICTS))
+    # Not by pandas, which has no None in a column of text.
+    judged = pq.read_table(_beside(stem, "parquet")).to_pylist()
+    verdicts = [row["verdict"] for row in judged]
+    unknown = sorted(set(verdicts) - set(VERDICTS))
     if unknown:
         raise ArtifactError(f"{stem}.parquet holds unknown verdicts {unknown}; run it again")
-    counts = Counter(judged["verdict"])
+    counts = Counter(verdicts)
     comparisons = pd.read_parquet(_beside(stem, "comparisons.parquet"))
     return Claims(
-        rows=[_claim(row) for row in judged.to_dict("records")],
+        rows=[_claim(row) for row in judged],
         counts={verdict: counts[verdict] for verdict in VERDICTS},
         comparisons=[{**row, "measured": _interval(row)} for row in comparisons.to_dict("records")],
         links=links,
