@@ -82,7 +82,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--saebench", required=True, help="interpreter with sae-bench installed")
     parser.add_argument("--results", type=Path, default=Path("results/desk"))
-    parser.add_argument("--point", default="desk/gpt_neox.layers.3/docs/batchtopk/d1536-l0_16")
+    parser.add_argument("--point", default="desk/gpt_neox.layers.3/mixed/batchtopk/d1536-l0_16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", default="test")
     parser.add_argument("--windows", type=int, default=16, help="whole windows of text")
