@@ -100,7 +100,7 @@ def test_a_base_that_standardises_is_given_the_activations() -> None:
 def test_latents_of_a_wide_base_never_exist_for_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstruction, "_CHUNK_ENTRIES", 400)
     base, rows = random_sae(0, d_sae=100), []
-    base.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    base.activation.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     Reconstruction(Boosted(random_sae(1, d_sae=10), base)).update(torch.randn(42, D_IN))
     assert sum(rows) == 42 and max(rows) == 4
 

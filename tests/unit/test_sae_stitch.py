@@ -21,6 +21,7 @@ from saeflow.sae.continued import load_start
 from saeflow.sae.formats import FormatError, load_sae
 from saeflow.sae.identity import sae_digest
 from saeflow.sae.model import SAE
+from saeflow.sae.side_by_side import GridPlace
 from saeflow.sae.stitch import save_stitched, stitched
 from saeflow.sae.trainer import train_sae
 
@@ -90,6 +91,10 @@ def test_several_residual_saes_add(kinds):
     one = stitched(base, residuals)
     assert_is_the_sum(one, base, *residuals)
     assert one.d_sae == 12 + 3 + 4 + 5
+    x_bd, boosted = rows(), Boosted(residuals, base)
+    torch.testing.assert_close(one(x_bd), boosted(x_bd), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(one.encode(x_bd)[:, 12:], boosted.encode(x_bd), atol=1e-4, rtol=1e-4)
+    assert torch.equal(one.W_dec[12:], boosted.W_dec)
     again = stitched(stitched(base, residuals[:1]), residuals[1:])
     torch.testing.assert_close(again(rows()), one(rows()), atol=1e-4, rtol=1e-4)
 
@@ -207,6 +212,27 @@ def test_an_imported_base_is_added_to(world, tmp_path, by_file):
     assert cfg["architecture"] == "gated" and not cfg["apply_b_dec_to_input"]
 
 
+def test_the_sum_of_a_place_has_what_the_evaluation_asks_for(world, tmp_path):
+    job = world / "base", [world / "residual0"], tmp_path / "one"
+    plain = read_manifest(save_stitched(*job).parent, kind="sae")
+    assert plain["seed"] is None and set(plain["settings"]) == {"base", "residuals"}
+    assert set(plain["inputs"]) == {"residual1"}
+    place = GridPlace(l0=2, seed=3, activations=world / "cache")
+    found = read_manifest(save_stitched(*job, place).parent, kind="sae", deep=True)
+    assert found["settings"] == plain["settings"] | {"d_sae": 40, "l0": 2, "seed": 3}
+    assert found["inputs"]["activations"]["sha256"] == file_digest(world / "cache" / MANIFEST)
+    assert found["seed"] == 3 and found["stats"] == plain["stats"]
+
+
+def test_a_place_of_another_cache_is_refused(world, tmp_path):
+    other = planted_cache(tmp_path / "other", planted(256, features=20, d=D_IN, seed=1)[0])
+    with pytest.raises(ValueError, match=r"residual0 was not trained on \S+other: give the cache"):
+        save_stitched(
+            world / "base", [world / "residual0"], tmp_path / "one", GridPlace(2, 0, other)
+        )
+    assert not (tmp_path / "one").exists()
+
+
 def test_a_sum_is_trained_further_like_any_other_sae(world, tmp_path):
     save_stitched(world / "base", [world / "residual0"], tmp_path / "one")
     start = load_start(tmp_path / "one")
@@ -288,3 +314,20 @@ def test_no_other_sae_is_written_over(copied):
         with pytest.raises(ValueError, match=f"{name} holds another SAE, which would be lost"):
             save_stitched(base, residuals, copied / name)
     assert sae_digest(base) == before and read_manifest(residuals[0], kind="sae", deep=True)
+
+
+def test_several_residual_saes_are_not_taken_for_one():
+    base, residuals = drawn(JUMPRELU, 7), [drawn(TOPK, 1), drawn(TOPK, 2, d_sae=5)]
+    both = Boosted(residuals, base)
+    x_bd = rows()
+    with torch.no_grad():
+        summed_bd = base(x_bd) + residuals[0](x_bd) + residuals[1](x_bd)
+        torch.testing.assert_close(both(x_bd), summed_bd, atol=1e-4, rtol=1e-4)
+        assert torch.equal(both.encode(x_bd)[:, 12:], residuals[1].encode(x_bd))
+    with pytest.raises(ValueError, match=r"2 residual SAEs are added here: save them .* as one"):
+        _ = both.residual
+    assert Boosted(residuals[:1], base).residual is residuals[0]
+    with pytest.raises(ValueError, match="no residual SAE is given"):
+        Boosted([], base)
+    with pytest.raises(ValueError, match="the frozen SAE reads width 8, the residual SAE 9"):
+        Boosted([residuals[0], drawn(RELU, 3, d_in=9)], base)

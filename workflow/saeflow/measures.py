@@ -7,6 +7,7 @@ from pathlib import Path
 
 from saeflow.evaluation.absorption_settings import OVER_CONCEPTS
 from saeflow.evaluation.settings import (
+    ADDED_METRICS,
     CORE_METRICS,
     COUNT_RATIO_METRICS,
     MAP_METRICS,
@@ -118,7 +119,7 @@ PAIR_MEASURES = frozenset({"uniqueness", "decomposition", "decomposed_latents"})
 # Relations repeat the L0 and the perplexity of the points that they relate, so they come first.
 _MEASURES = {
     "pareto": PARETO_METRICS,
-    "core": CORE_METRICS,
+    "core": (*CORE_METRICS, *ADDED_METRICS),
     "tokens": TOKEN_METRICS,
     "ratios": COUNT_RATIO_METRICS,
     "map": MAP_METRICS,
@@ -156,7 +157,7 @@ def measure_of_grid(metric: str) -> str:
 
     Raises ValueError for a metric of no measure.
     """
-    return "core" if metric in CORE_METRICS else measure_of(metric)
+    return "core" if metric in _MEASURES["core"] else measure_of(metric)
 
 
 def grid_files(folders: Mapping[str, Mapping[str, str]]) -> list[Path]:

@@ -10,6 +10,11 @@ mask of special tokens also governs both the replacement and the average.
 A residual SAE, trained on the error of a frozen base, is judged and spliced in as base(x) +
 residual(x). Whatever is said of latents is about its own ones: l0, dead_latents, the decoder
 cosines, and the rows of `latents.parquet`. The latents of the base come on top.
+
+Where latents were added to those of a base, l0_base and l0_added tell the two apart, and their sum
+is the L0 of both: of a residual SAE on its base l0 is l0_added, of one checkpoint that holds base
+and additions (see `saeflow.sae.parts`) l0 is the sum. dead_latents_added is of the added ones, and
+what was added and never fires is named on standard error.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from saeflow.artifacts import Clock, atomic_path, begin, write_manifest
 from saeflow.evaluation.held_out import held_out_batches
 from saeflow.evaluation.origin import (
     Member,
+    added_parts,
     bases_of,
     check_members,
     inputs_of,
@@ -36,7 +42,7 @@ from saeflow.evaluation.settings import CoreSettings, SeriesSettings
 from saeflow.evaluation.site_rows import arithmetic
 from saeflow.evaluation.spliced import Spliced, decoder_geometry
 from saeflow.fingerprint import fingerprint
-from saeflow.progress import Progress
+from saeflow.progress import Progress, say
 from saeflow.subjects.load import load_subject
 
 ROWS, LATENTS = "core.parquet", "latents.parquet"
@@ -155,11 +161,11 @@ def _measure(
     saes = load_members(members, device)
     rule = read_exclusion(exclusion, model.special_ids)
     context = arithmetic(model, settings.precision)
-    decoders = decoder_geometry(saes)
+    decoders, added = decoder_geometry(saes), added_parts(members, saes)
     rows: list[Row] = []
     latents: list[pa.Table] = []
     for split, budget in splits:
-        measured = Spliced(model, saes, point.site, rule, context)
+        measured = Spliced(model, saes, added, point.site, rule, context)
         with Progress(total=budget, unit="tok", what=f"evaluating {point.variant}") as progress:
             for batch in held_out_batches(tokens, split, budget, settings.batch_tokens):
                 measured.update(batch)
@@ -167,6 +173,8 @@ def _measure(
         for key, decoder in decoders.items():
             rows.extend(measured.rows(key, decoder, point, split))
             latents.append(measured.latents(key, decoder, point, split))
+        for key, part in measured.silent():
+            say(f"{point.variant}, {key}: {part} never fires on {split}")
     write_rows(out / ROWS, rows)
     with atomic_path(out / LATENTS) as temporary:
         pq.write_table(pa.concat_tables(latents), temporary)

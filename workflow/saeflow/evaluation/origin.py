@@ -18,6 +18,7 @@ from saeflow.sae.boosted import Boosted
 from saeflow.sae.formats import load_sae
 from saeflow.sae.identity import sae_digest
 from saeflow.sae.model import SAE
+from saeflow.sae.parts import Part, read_parts
 
 
 class Key(NamedTuple):
@@ -148,3 +149,28 @@ def load_members(members: Iterable[Member], device: str) -> dict[Key, SAE | Boos
         sae = load_sae(member.folder).to(device)
         loaded[member.key] = sae if member.base is None else Boosted(sae, frozen[member.base])
     return loaded
+
+
+def added_parts(
+    members: Iterable[Member], saes: Mapping[Key, SAE | Boosted]
+) -> dict[Key, list[Part]]:
+    """Return, of each member that adds latents to those of a base, what it adds.
+
+    A residual SAE adds all that it has. An SAE that was put together or extended says in its
+    manifest which were added; raises ArtifactError where that is not about its latents.
+    """
+    added: dict[Key, list[Part]] = {}
+    for member in members:
+        folder, d_sae = member.folder, len(saes[member.key].W_dec)
+        if member.base is not None:
+            added[member.key] = [Part("residual", 0, d_sae, str(folder))]
+            continue
+        try:
+            parts = read_parts(read_manifest(folder, kind="sae")["stats"], d_sae)
+        except ValueError as error:
+            raise ArtifactError(
+                f"{folder / MANIFEST}: {error}; make it anew with: {rebuild_command(folder)}"
+            ) from error
+        if parts:
+            added[member.key] = parts[1:]
+    return added

@@ -13,12 +13,18 @@ _CHUNK_ENTRIES = 2**22
 
 
 class Reconstruction:
-    """Streaming statistics of one SAE, alone or on top of its base, on the rows it is given."""
+    """Streaming statistics of one SAE, alone or on top of its base, on the rows it is given.
 
-    def __init__(self, sae: SAE | Boosted) -> None:
+    `added_from` is the first latent that was added to those of a base; null where none was. The
+    latents of residual SAEs on top of their base are all added.
+    """
+
+    def __init__(self, sae: SAE | Boosted, added_from: int | None = None) -> None:
         d_sae, d_in = sae.W_dec.shape
         device = sae.W_dec.device
         self.sae = sae
+        self.added_from = 0 if isinstance(sae, Boosted) else added_from
+        self.base_fired = torch.zeros((), dtype=torch.int64, device=device)
         self.error = Moments(d_in, device)
         self.fired_f = torch.zeros(d_sae, dtype=torch.float64, device=device)
         self.activation_f = torch.zeros(d_sae, dtype=torch.float64, device=device)
@@ -39,7 +45,12 @@ class Reconstruction:
         latents_nf = self.sae.encode(x_nd)
         self.fired_f += (latents_nf != 0).to(latents_nf.dtype).sum(0)
         self.activation_f += latents_nf.sum(0)
-        x_hat_nd = self.sae.decode(latents_nf, x_nd)
+        if isinstance(self.sae, Boosted):
+            base_nf = self.sae.base.encode(x_nd)
+            self.base_fired += base_nf.count_nonzero()
+            x_hat_nd = self.sae.decode(latents_nf, x_nd, base_nf)
+        else:
+            x_hat_nd = self.sae.decode(latents_nf, x_nd)
         self.error.update(x_nd - x_hat_nd)
         return x_hat_nd
 
@@ -52,11 +63,25 @@ class Reconstruction:
         - dead_latents: share of latents that never fire on these rows
 
         x_hat of a residual SAE is that of base and residual together; l0 and dead_latents are
-        those of its own latents, without the base's.
+        those of its own latents, without the base's. Where latents were added to a base also
+
+        - l0_base, l0_added: l0 of the base's latents and of those added, together that of all
+        - dead_latents_added: share of the added latents that never fire on these rows
         """
         return {
             "explained_variance": 1 - self.error.variance() / inputs.variance(),
             "fvu": self.error.mean_square() / inputs.variance(),
             "l0": float(self.fired_f.sum()) / inputs.n,
             "dead_latents": float((self.fired_f == 0).double().mean()),
+            **self._of_added(inputs.n),
+        }
+
+    def _of_added(self, n: int) -> dict[str, float]:
+        if self.added_from is None:
+            return {}
+        base_f, added_f = self.fired_f.tensor_split([self.added_from])
+        return {
+            "l0_base": float(base_f.sum() + self.base_fired) / n,
+            "l0_added": float(added_f.sum()) / n,
+            "dead_latents_added": float((added_f == 0).double().mean()),
         }

@@ -39,6 +39,8 @@ CORE_METRICS = (
 )
 """Metrics that the core evaluation writes for every seed and split."""
 
+ADDED_METRICS = ("l0_base", "l0_added", "dead_latents_added")
+"""Metrics that it writes besides where latents were added to a base."""
 
 PARETO_METRICS = (
     "l0",

@@ -6,7 +6,7 @@ the clean run. Definitions are in `core`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from saeflow.evaluation.rows import Point, Row, make_row
 from saeflow.evaluation.site_rows import check_width, read_site
 from saeflow.sae.boosted import Boosted
 from saeflow.sae.model import SAE
+from saeflow.sae.parts import Part
 from saeflow.subjects.load import Subject
 from saeflow.subjects.splice import run_from_site
 
@@ -52,12 +53,16 @@ def decoder_geometry(saes: Mapping[Key, SAE | Boosted]) -> dict[Key, DecoderGeom
 
 
 class Spliced:
-    """What accumulates over the batches of one split; `context` is the subject's arithmetic."""
+    """What accumulates over the batches of one split; `context` is the subject's arithmetic.
+
+    `added` are the latents that SAEs add to those of a base, their last ones, part after part.
+    """
 
     def __init__(
         self,
         subject: Subject,
         saes: Mapping[Key, SAE | Boosted],
+        added: Mapping[Key, Sequence[Part]],
         site: str,
         rule: Exclusion,
         context: torch.autocast,
@@ -65,7 +70,9 @@ class Spliced:
         self.subject, self.site, self.rule, self.context = subject, site, rule, context
         d_in = next(iter(saes.values())).W_dec.shape[1]
         self.inputs = Moments(d_in, subject.device)
-        self.saes = {key: Reconstruction(sae) for key, sae in saes.items()}
+        self.added = added
+        first = {key: parts[0].start for key, parts in added.items()}
+        self.saes = {key: Reconstruction(sae, first.get(key)) for key, sae in saes.items()}
         self.downstream = Downstream(subject, [ZERO, *saes], context)
 
     @torch.no_grad()
@@ -120,6 +127,13 @@ class Spliced:
         ):
             for metric, value in metrics.items():
                 yield make_row(at, split=split, seed=key.seed, metric=metric, value=value, n=n)
+
+    def silent(self) -> Iterator[tuple[Key, Part]]:
+        """Yield what was added to a base and never fires."""
+        for key, parts in self.added.items():
+            for part in parts:
+                if not self.saes[key].fired_f[part.start : part.stop].any():
+                    yield key, part
 
     def latents(self, key: Key, decoder: DecoderGeometry, point: Point, split: str) -> pa.Table:
         """Return a row a latent; `mean_activation` is over the rows where it fires, or null."""

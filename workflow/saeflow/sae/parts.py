@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 PARTS = "stitched"
-"""Key of `metadata` and of a manifest's `stats` that tells whose the latents are."""
+"""Key of `metadata` and of a manifest's `stats` that tells whose the latents are, of an SAE that
+was put together."""
+EXTENDED = "extended"
+"""The same key of an SAE that was trained further with latents beside its own."""
 BASE = "base"
 """Role of the part that the others were added to."""
 
@@ -33,22 +36,23 @@ def read_parts(stats: Mapping[str, Any], d_sae: int) -> list[Part]:
     Raises ValueError unless the base's latents come first, others after them, and all are the
     `d_sae` that there are.
     """
-    if PARTS not in stats:
+    key = next((key for key in (PARTS, EXTENDED) if key in stats), None)
+    if key is None:
         return []
     try:
         parts = [
             Part(part["role"], int(part["start"]), int(part["stop"]), part.get("path"))
-            for part in stats[PARTS]
+            for part in stats[key]
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{PARTS} tells no role, start and stop of each part") from error
+        raise ValueError(f"{key} tells no role, start and stop of each part") from error
     ends = [0, *(part.stop for part in parts)]
     follow = [part.start for part in parts] == ends[:-1] and sorted(set(ends)) == ends
     roles = [part.role == BASE for part in parts]
     if not follow or ends[-1] != d_sae or roles != [True] + [False] * max(1, len(parts) - 1):
         said = ", ".join(f"{part} {part.start} to {part.stop}" for part in parts)
         raise ValueError(
-            f"{PARTS} does not divide the {d_sae} latents into a base and what was added to it, "
+            f"{key} does not divide the {d_sae} latents into a base and what was added to it, "
             f"one after the other: {said or 'no part'}"
         )
     return parts

@@ -25,8 +25,6 @@ from saeflow.sae.reading import read_object
 
 _SUBJECT = ("model_name", "hook_name", "hf_hook_name")
 """Metadata that SAEs of activations of one place share."""
-_TRAINED = "training_architecture"
-"""Metadata that only a training writes."""
 
 
 class GridPlace(NamedTuple):
@@ -144,8 +142,7 @@ def check_out(out: Path, inputs: Sequence[Path]) -> None:
     # Weights without their config are what a killed run left.
     held = [file for file in sae_files(out) if file.name != WEIGHTS] if out.is_dir() else []
     metadata = read_object(out / CONFIG).get("metadata") if held == [out / CONFIG] else None
-    # A training gives latents more parts as well.
-    ours = isinstance(metadata, dict) and PARTS in metadata and _TRAINED not in metadata
+    ours = isinstance(metadata, dict) and PARTS in metadata
     if out.resolve() in given or (held and not ours):
         raise ValueError(f"{out} holds another SAE, which would be lost: name another folder")
 
