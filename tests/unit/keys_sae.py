@@ -11,7 +11,7 @@ from sae_planted import SITE, planted, planted_cache
 from sae_planted import settings as planted_settings
 
 from saeflow.sae.formats import WEIGHTS
-from saeflow.sae.settings import SAESettings
+from saeflow.sae.settings import SAESettings, TrainedInit
 from saeflow.sae.trainer import train_sae
 
 STEPS = 12
@@ -19,7 +19,7 @@ STEPS = 12
 
 def run(settings: SAESettings, world: Path, out: Path) -> Result:
     base = settings.variant.error_of and world / settings.variant.error_of.path
-    init = settings.variant.init_from and world / settings.variant.init_from.path
+    init = started_from(settings, world)
     with watched("saeflow.sae.run.save_state") as saves:
         train_sae(settings, world / "cache", SITE, out, base=base, init=init)
     log = pq.read_table(out / "log.parquet").drop_columns("seconds").to_pydict()
@@ -31,13 +31,21 @@ def run(settings: SAESettings, world: Path, out: Path) -> Result:
     }
 
 
+def started_from(settings: SAESettings, world: Path) -> Path | None:
+    """Return the folder of the SAE that is trained further; a grid's is of the width it needs."""
+    start = settings.variant.init_from
+    if isinstance(start, TrainedInit):
+        return world / f"d{settings.start_width}"
+    return start and world / start.path
+
+
 def prepare(world: Path) -> None:
-    """Write a cache and two SAEs that may serve as frozen bases, and be trained further."""
+    """Write a cache and SAEs that may serve as frozen bases, and be trained further."""
     planted_cache(world / "cache", planted(400)[0])
-    for seed, name in enumerate(("base", "other")):
-        train_sae(
-            planted_settings("topk", tokens=64, seed=seed), world / "cache", SITE, world / name
-        )
+    saes = {"base": (0, 64), "other": (1, 64), "d64": (0, 64), "d48": (0, 48), "d40": (0, 40)}
+    for name, (seed, d_sae) in saes.items():
+        settings = planted_settings("topk", tokens=64, seed=seed, d_sae=d_sae)
+        train_sae(settings, world / "cache", SITE, world / name)
 
 
 def variant(**parts: Any) -> dict[str, Any]:
@@ -52,6 +60,9 @@ TILTED = variant(tilt={"t": 5.0})
 NESTED = variant(matryoshka={"fractions": [0.25, 0.75]})
 ORTHOGONAL = variant(orthogonality={"chunk_size": 16})
 WIDE = {**variant(orthogonality={"chunk_size": 1024}), "d_sae": 1024}  # no strips in small chunks
+TOPK = {"source": "trained", "variant": "topk", "corpus": "general"}
+FURTHER = variant(activation="topk", init_from=TOPK)
+EXTENDED = {**FURTHER, "variant.extend": {"latents": 16}}
 STAGES = {
     "saes": Stage(
         SAESettings.model_validate,
@@ -97,6 +108,12 @@ STAGES = {
                 "weights",
                 variant(activation="topk"),
             ),
+            "Variant.extend": Case("variant.extend", {"latents": 16}, "weights", FURTHER),
+            "Extension.latents": Case("variant.extend.latents", 24, "weights", EXTENDED),
+            "Extension.initialise": Case(
+                "variant.extend.initialise", "random", "weights", EXTENDED
+            ),
+            "Extension.frozen": Case("variant.extend.frozen", False, "weights", EXTENDED),
             "Training.snapshots": Case("training.snapshots", [0.5], "snapshots"),
             "Variant.decoder_norm": Case("variant.decoder_norm", "free", "weights", RELU),
             "Variant.decoder_bias": Case("variant.decoder_bias", False, "weights"),

@@ -33,7 +33,7 @@ from saeflow.sae.optimisation import NonFiniteLoss, Outcome, Trainer
 from saeflow.sae.parallel import Processes
 from saeflow.sae.ranks import ALONE, Ranks
 from saeflow.sae.selection import SelectBatchTopK
-from saeflow.sae.settings import L1, AuxK, FolderBase, SAESettings, Tilt, Variant
+from saeflow.sae.settings import L1, AuxK, Extension, FolderBase, SAESettings, Tilt, Variant
 from saeflow.sae.shared_selection import SelectSharedBatchTopK
 from saeflow.sae.trainer import train_sae
 
@@ -121,6 +121,13 @@ TRAINED = {
     "continued": Variant(
         activation="relu", l1=L1(), auxk=AuxK(), init_from=FolderBase(source="folder", path="x")
     ),
+    "extended": Variant(
+        activation="relu",
+        l1=L1(match_l0=False),
+        auxk=AuxK(),
+        init_from=FolderBase(source="folder", path="x"),
+        extend=Extension(latents=16),
+    ),
 }
 STEPS = 6
 
@@ -134,7 +141,8 @@ def steps(ranks: Ranks, name: str) -> dict[str, Any]:
     begun = (rows[:500], rows.square().mean().item())
     start = None
     if config.variant.init_from is not None:
-        start = Start(Trainer(settings("relu"), *begun).finished(), l1=0.2)
+        base = settings("relu", d_sae=config.start_width)
+        start = Start(Trainer(base, *begun).finished(), l1=0.2)
     trainer = Trainer(config, *begun, ranks=ranks, start=start)
     with torch.no_grad():
         trainer.sae.b_enc[:4] -= 100  # these die at once

@@ -155,7 +155,8 @@ class Config(Settings):
                     f"comparison; set training.{key}"
                 )
             try:
-                self.sae(name, _ANY_WIDTH, 1, 0)
+                added = variant.extend.latents if variant.extend else 0
+                self.sae(name, max(_ANY_WIDTH, 2 * added), 1, 0)
             except ValidationError as error:
                 detail = error.errors()[0]
                 key = ".".join(["training", *(str(part) for part in detail["loc"])])

@@ -1,11 +1,13 @@
 """Where further training starts: a finished SAE, brought back to the form and scale that train.
 
-Rule: the first step finds the very function of the SAE that is trained further, up to rounding. An
-SAE whose function a variant cannot have is refused.
+Rule: the first step finds the very function of the SAE that is trained further, up to rounding, and
+the latents that `extend` adds come on top (see `extended`). An SAE whose function a variant cannot
+have is refused.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +17,12 @@ from torch import Tensor, nn
 from saeflow.artifacts import MANIFEST, read_manifest
 from saeflow.sae.activation_functions import Gated, JumpReLU, TopK
 from saeflow.sae.equivalent import gated_magnitude
+from saeflow.sae.extended import Sample, added_latents, frozen_mistakes
 from saeflow.sae.formats import load_sae
 from saeflow.sae.identity import sae_digest
+from saeflow.sae.latents import Latents, joined, training_sae
 from saeflow.sae.model import SAE
 from saeflow.sae.settings import SAESettings
-from saeflow.sae.training_activation import (
-    TrainingActivation,
-    TrainingGated,
-    TrainingJumpReLU,
-    training_activation,
-)
 
 _STARTS_FROM = {
     "relu": nn.ReLU,
@@ -76,17 +74,17 @@ def _l1(path: Path) -> float | None:
 
 
 @torch.no_grad()
-def continued_sae(settings: SAESettings, source: SAE, d_in: int, factor: float, rms: float) -> SAE:
-    """Return `source` as an SAE that trains on activations (n, d_in) times `factor`.
+def continued_sae(settings: SAESettings, source: SAE, sample: Sample, factor: float) -> SAE:
+    """Return `source` as an SAE that trains on activations like `sample`, scaled by `factor`.
 
     The inverse of `Trainer.finished`. Decoder rows are put to unit norm where the variant keeps
     them there, b_dec is put before the encoder or taken from there as the variant has it, and
     JumpReLU's thresholds and a gated SAE's magnitudes are taken over; BatchTopK selects anew and
-    calibrates its threshold anew. `rms` is the root mean square of a scaled entry. Raises
+    calibrates its threshold anew. With `extend`, new latents follow those of `source`. Raises
     ValueError for an SAE that does not fit the settings, with the reason.
     """
     variant = settings.variant
-    _check(settings, source, d_in)
+    _check(settings, source, sample.raw_nd)
     norm_f = torch.ones(source.d_sae)
     if variant.decoder_norm == "unit":
         norm_f = source.W_dec.norm(dim=1)
@@ -95,42 +93,45 @@ def continued_sae(settings: SAESettings, source: SAE, d_in: int, factor: float, 
     b_dec = source.b_dec * factor
     b_enc = source.b_enc * rescale_f
     b_enc += (int(variant.centred) - int(source.apply_b_dec_to_input)) * (W_enc_fd @ b_dec)
-    activation = training_activation(settings, b_enc, rms)
-    _take_over(source.activation, activation, b_enc, rescale_f)
-    sae = SAE(
-        W_enc_fd.contiguous().t(),  # stored transposed, as in `initial_sae`
-        (source.W_dec / norm_f[:, None]).contiguous(),
-        b_enc,
-        b_dec,
-        activation,
-        apply_b_dec_to_input=variant.centred,
-    )
-    sae.b_dec.requires_grad_(variant.decoder_bias)
-    return sae
+    learnt = _learnt(source.activation, variant.activation, b_enc, rescale_f)
+    latents = Latents(W_enc_fd, source.W_dec / norm_f[:, None], b_enc, learnt)
+    if variant.extend is not None:
+        new = added_latents(settings, variant.extend, source, latents, b_dec, sample)
+        latents = joined(latents, new)
+    return training_sae(settings, latents, b_dec, sample.rms)
 
 
-def _take_over(
-    found: nn.Module, training: TrainingActivation, b_enc: Tensor, rescale_f: Tensor
-) -> None:
-    """Give the training activation function what the finished one learnt."""
-    if isinstance(training, TrainingJumpReLU) and isinstance(found, JumpReLU):
-        training.threshold.copy_((found.threshold * rescale_f).clamp_min(0))
-    if isinstance(training, TrainingGated) and isinstance(found, Gated):
+def _learnt(found: nn.Module, kind: str, b_enc: Tensor, rescale_f: Tensor) -> dict[str, Tensor]:
+    """Return what a training activation function takes over from the finished one."""
+    if kind == "jumprelu" and isinstance(found, JumpReLU):
+        return {"threshold": (found.threshold * rescale_f).clamp_min(0)}
+    if kind == "gated" and isinstance(found, Gated):
         r_mag_f, b_mag_f = gated_magnitude(Gated(found.scale, found.shift * rescale_f), b_enc)
-        training.r_mag.copy_(r_mag_f)
-        training.b_mag.copy_(b_mag_f)
+        return {"r_mag": r_mag_f, "b_mag": b_mag_f}
+    return {}
 
 
-def _check(settings: SAESettings, source: SAE, d_in: int) -> None:
+def _check(settings: SAESettings, source: SAE, sample_nd: Tensor) -> None:
     """Raise ValueError unless the variant can have the function of `source`."""
-    for reason in (*_width_mistakes(settings, source, d_in), *_mistakes(settings, source)):
+    checks = (
+        _width_mistakes(settings, source, sample_nd.shape[1]),
+        _mistakes(settings, source),
+        frozen_mistakes(settings, source, sample_nd),
+    )
+    for reason in chain.from_iterable(checks):
         raise ValueError(f"the SAE of init_from {reason}")
 
 
 def _width_mistakes(settings: SAESettings, source: SAE, d_in: int) -> list[str]:
     if source.d_in != d_in:
         return [f"reads width {source.d_in}, the activations have {d_in}"]
-    if source.d_sae != settings.d_sae:
+    if settings.variant.extend is not None and source.d_sae != settings.start_width:
+        added = settings.variant.extend.latents
+        return [
+            f"has {source.d_sae} latents, to which extend.latents adds {added}: set d_sae to "
+            f"{source.d_sae + added}, it is {settings.d_sae}"
+        ]
+    if source.d_sae != settings.start_width:
         return [
             f"has {source.d_sae} latents, d_sae is {settings.d_sae}: weights fit only their own"
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from saeflow.sae.latents import Latents, training_sae
 from saeflow.sae.model import SAE
 from saeflow.sae.seeding import generator
 from saeflow.sae.settings import TOP_K, SAESettings
@@ -18,18 +19,36 @@ def initial_sae(
 ) -> SAE:
     """Return an untrained SAE for scaled activations like `sample_nd` and targets `target_nd`.
 
-    Decoder rows are seeded random directions of unit norm, the encoder is their transpose and
-    b_dec the targets' geometric median, or zero where it is not learnt. What is steered to its L0
-    (ReLU, JumpReLU, Gated) starts at `_EXCESS` times it: b_enc puts each latent's firing rate
-    there, since a bias that falls by one learning rate a step would spend a short training on
-    leaving the d_sae / 2 of a zero bias. `scale` is the root mean square of a scaled entry. The
-    SAE's activation is the one that trains.
+    Latents are `initial_latents`, and b_dec is the targets' geometric median, or zero where it is
+    not learnt. `scale` is the root mean square of a scaled entry. The SAE's activation is the one
+    that trains.
     """
-    variant, d_in = settings.variant, sample_nd.shape[1]
-    W_dec = torch.randn(settings.d_sae, d_in, generator=generator(settings.seed, "weights"))
+    d_in = sample_nd.shape[1]
+    b_dec = geometric_median(target_nd) if settings.variant.decoder_bias else torch.zeros(d_in)
+    draw = generator(settings.seed, "weights")
+    latents = initial_latents(settings, settings.d_sae, sample_nd, b_dec, scale, draw)
+    return training_sae(settings, latents, b_dec, scale)
+
+
+def initial_latents(
+    settings: SAESettings,
+    number: int,
+    sample_nd: Tensor,
+    b_dec: Tensor,
+    scale: float,
+    draw: torch.Generator,
+) -> Latents:
+    """Return untrained latents for scaled activations like `sample_nd`, in an SAE with `b_dec`.
+
+    Decoder rows are random directions of unit norm from `draw`, and the encoder is their transpose.
+    What is steered to its L0 (ReLU, JumpReLU, Gated) starts at `_EXCESS` times it: b_enc puts each
+    latent's firing rate there, since a bias that falls by one learning rate a step would spend a
+    short training on leaving the d_sae / 2 of a zero bias.
+    """
+    variant = settings.variant
+    W_dec = torch.randn(number, sample_nd.shape[1], generator=draw)
     W_dec /= W_dec.norm(dim=1, keepdim=True)
-    b_dec = geometric_median(target_nd) if variant.decoder_bias else torch.zeros(d_in)
-    b_enc = torch.zeros(settings.d_sae)
+    b_enc = torch.zeros(number)
     if variant.activation not in TOP_K:
         rate = min(0.5, _EXCESS * settings.l0 / settings.d_sae)
         input_nd = sample_nd[:2048] - b_dec if variant.centred else sample_nd[:2048]
@@ -37,12 +56,8 @@ def initial_sae(
     activation = training_activation(settings, b_enc, scale)
     if isinstance(activation, TrainingJumpReLU):
         b_enc = b_enc + activation.threshold.detach()
-    # Stored transposed, so that an encoder column, which is what a pair touches, is contiguous.
-    sae = SAE(
-        W_dec.clone().t(), W_dec, b_enc, b_dec, activation, apply_b_dec_to_input=variant.centred
-    )
-    sae.b_dec.requires_grad_(variant.decoder_bias)
-    return sae
+    learnt = {name: learnt_f.detach() for name, learnt_f in activation.named_parameters()}
+    return Latents(W_dec.clone(), W_dec, b_enc, learnt)
 
 
 def _upper_quantiles(input_nd: Tensor, W_dec: Tensor, rate: float) -> Tensor:

@@ -144,9 +144,11 @@ def _risen(warmup: float, step: int, steps: int) -> float:
     return min(1.0, step / max(1.0, warmup * steps))
 
 
-def matryoshka_groups(settings: config.Matryoshka, d_sae: int, device: str = "cpu") -> Tensor:
-    """Return each latent's group, int64 (d_sae,), rising."""
-    boundaries = torch.tensor(settings.boundaries(d_sae))
+def matryoshka_groups(
+    settings: config.Matryoshka, d_sae: int, added: int = 0, device: str = "cpu"
+) -> Tensor:
+    """Return each latent's group, int64 (d_sae,), rising; `added` ones are in the last."""
+    boundaries = torch.tensor(settings.boundaries(d_sae, added))
     return torch.bucketize(torch.arange(d_sae), boundaries, right=True).to(device)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saeflow.progress import say
 from saeflow.sae.continued import Start, continued_sae
+from saeflow.sae.extended import Sample, kept, put_back
 from saeflow.sae.gradients import clip_gradients, normalise_rows, remove_parallel
 from saeflow.sae.initial import initial_sae
 from saeflow.sae.model import SAE, standardised
@@ -23,6 +24,7 @@ from saeflow.sae.settings import SAESettings, Training
 from saeflow.sae.shared_selection import SelectSharedBatchTopK
 from saeflow.sae.sparse import Pairs
 from saeflow.sae.step import Step
+from saeflow.sae.trained_parts import take_gradients, trained_parts
 from saeflow.sae.training_activation import TrainingActivation, TrainingBatchTopK
 
 
@@ -84,16 +86,16 @@ class Trainer:
             x_nd, target_nd = self._scaled(sample_nd)
             self.sae = initial_sae(settings, x_nd, target_nd, scale).to(device)
         else:
-            width = sample_nd.shape[1]
-            self.sae = continued_sae(settings, start.sae, width, self.scales.input, scale)
-            self.sae.to(device)
+            sample = Sample(sample_nd, self._scaled(sample_nd)[0], scale)
+            self.sae = continued_sae(settings, start.sae, sample, self.scales.input).to(device)
         self.base = None if self.base is None else self.base.to(device)
         ranks.adopt(self.sae.parameters())
         if ranks.size > 1 and isinstance(self._activation, TrainingBatchTopK):
             if training.selection != "float32" and ranks.rank == 0:
                 say("several processes select BatchTopK's latents in float32")
             self._activation.selection = SelectSharedBatchTopK(settings.l0, ranks)
-        self.parameters = {n: p for n, p in self.sae.named_parameters() if p.requires_grad}
+        self.kept = None if start is None else kept(settings, start.sae)
+        self.parameters = trained_parts(self.sae, settings.frozen_latents)
         self.optimiser = torch.optim.Adam(
             self.parameters.values(), lr=training.learning_rate, betas=training.betas, fused=True
         )
@@ -102,8 +104,8 @@ class Trainer:
             if start is not None and start.l1 is not None and isinstance(term, L1Penalty):
                 term.go_on(start.l1 * self.scales.target)
         self.reduce = reduction(settings.variant, self.steps)
-        nested = settings.variant.matryoshka
-        self.group_f = None if nested is None else matryoshka_groups(nested, settings.d_sae, device)
+        nested, sizes = settings.variant.matryoshka, (settings.d_sae, settings.added_latents)
+        self.group_f = None if nested is None else matryoshka_groups(nested, *sizes, device)
         self.idle_tokens_f = torch.zeros(settings.d_sae, dtype=torch.int64, device=device)
         self.index = 0
 
@@ -115,18 +117,22 @@ class Trainer:
         anything is updated.
         """
         self.optimiser.zero_grad()  # first, so that the selection has their memory
+        self.sae.zero_grad()
         sae = self.sae
         with torch.no_grad():
             x_bd, target_bd = self._scaled(raw_bd)
             sequence_b = None if sequence_b is None else sequence_b.to(raw_bd.device)
             input_bd = sae.encoder_input(x_bd)
             selected = self._select(input_bd)
-        now = (self.group_f, self.dead_f, self.index, sequence_b, self.ranks)
+        dead_f = self.dead_f
+        dead_f[: self.settings.frozen_latents] = False  # no term can revive them
+        now = (self.group_f, dead_f, self.index, sequence_b, self.ranks)
         step = run_step(sae, target_bd, input_bd, selected, *now)
         loss, outcome = self._losses(step)
         if not math.isfinite(outcome.loss):
             raise self._non_finite("loss", outcome.loss, outcome)
         loss.backward()
+        take_gradients(self.parameters, sae, self.settings.frozen_latents)
         self._update(outcome)
         self._count(step)
         return outcome
@@ -170,7 +176,7 @@ class Trainer:
     @torch.no_grad()
     def _update(self, outcome: Outcome) -> None:
         self.ranks.average_gradients(self.parameters.values())
-        W_dec, unit = self.sae.W_dec, self.settings.variant.decoder_norm == "unit"
+        W_dec, unit = self.parameters["W_dec"], self.settings.variant.decoder_norm == "unit"
         assert W_dec.grad is not None
         if unit:
             remove_parallel(W_dec.grad, W_dec)
@@ -245,15 +251,15 @@ class Trainer:
         """Return a copy for inference that reads and writes activations as they are in the cache.
 
         Input and target scale and free decoder norms are folded into the other weights: decoder
-        rows have unit norm, and a latent's activation is its part's length. Raises RuntimeError
-        for BatchTopK before `calibrate`.
+        rows have unit norm, and a latent's activation is its part's length. What `extend` froze is
+        as it was. Raises RuntimeError for BatchTopK before `calibrate`.
         """
         sae, scales = self.sae, self.scales
         norm_f1 = torch.ones_like(sae.W_dec[:, :1])
         if self.settings.variant.decoder_norm == "free":
             norm_f1 = sae.W_dec.norm(dim=1, keepdim=True).clamp_min(torch.finfo().tiny)
         rescale_f = norm_f1[:, 0] / scales.target
-        return SAE(
+        finished = SAE(
             sae.W_enc * (rescale_f * scales.input),
             sae.W_dec / norm_f1,
             sae.b_enc * rescale_f,
@@ -262,6 +268,9 @@ class Trainer:
             apply_b_dec_to_input=sae.apply_b_dec_to_input,
             standardise=self.training.input_scaling == "standardise",
         )
+        if self.kept is not None:
+            put_back(self.settings, finished, self.kept)
+        return finished
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and numbers from which `restore` goes on bit for bit (on the CPU)."""

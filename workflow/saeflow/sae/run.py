@@ -24,8 +24,10 @@ from saeflow.artifacts import (
 )
 from saeflow.progress import say
 from saeflow.sae.checkpoint import load_state, save_state
+from saeflow.sae.extended import parts
 from saeflow.sae.formats import save_sae
 from saeflow.sae.optimisation import NonFiniteLoss, Outcome, Trainer
+from saeflow.sae.parts import EXTENDED
 from saeflow.sae.selection import Cut
 from saeflow.sae.snapshots import Snapshots
 
@@ -151,6 +153,7 @@ class Run:
             stats={
                 **last,
                 **others,
+                **self._parts(),
                 **({"snapshots": self.snapshots.taken} if self.snapshots.taken else {}),
                 "site": self.identity["site"],
                 "threshold": trainer.threshold,
@@ -173,7 +176,15 @@ class Run:
             "training_architecture": self.trainer.settings.variant.architecture,
             "l0": l0,
             "num_dead_features": int(self.trainer.dead_f.sum()),
+            **self._parts(),
         }
+
+    def _parts(self) -> dict[str, Any]:
+        """Return whose the latents of an extended SAE are."""
+        settings = self.trainer.settings
+        if settings.variant.extend is None:
+            return {}
+        return {EXTENDED: parts(settings, self.identity["init"]["sae"])}
 
     def _record(self, outcome: Outcome) -> None:
         """Add a log row about every hundredth of the training, and at its last step."""

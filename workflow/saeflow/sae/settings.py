@@ -87,9 +87,12 @@ class Matryoshka(Settings):
     weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None
     """Weight of each prefix's reconstruction, in proportion; null weighs all alike."""
 
-    def boundaries(self, d_sae: int) -> list[int]:
-        """Return where each group ends among `d_sae` latents: rounded sums of the fractions."""
-        ends = [round(end * d_sae) for end in accumulate(self.fractions)]
+    def boundaries(self, d_sae: int, added: int = 0) -> list[int]:
+        """Return where each group ends among `d_sae` latents: rounded sums of the fractions.
+
+        Of the latents that were there before so many were `added`, which are in the last group.
+        """
+        ends = [round(end * (d_sae - added)) for end in accumulate(self.fractions)]
         return [*ends[:-1], d_sae]
 
     @model_validator(mode="after")
@@ -178,7 +181,8 @@ class FolderBase(Settings):
 
 
 class TrainedInit(Settings):
-    """An SAE of this workflow, on the same subject and site and of the same width."""
+    """An SAE of this workflow, on the same subject and site and of the same width, less what
+    `extend` adds."""
 
     source: Literal["trained"] = "trained"
     variant: str
@@ -189,6 +193,19 @@ class TrainedInit(Settings):
     """Its place in the grid; null is that of the SAE that starts from it."""
     seed: int | None = None
     """null is the seed of the SAE that starts from it."""
+
+
+class Extension(Settings):
+    """New latents beside those of the SAE of `init_from` (SAE Boost's baseline "extended SAE")."""
+
+    latents: PositiveInt = 1024
+    """How many are new (SAE Boost: 1,024); d_sae less these is the width of the SAE before."""
+    initialise: Literal["active", "random"] = "active"
+    """`active` copies the latents of the largest mean activation on training data, turned a little
+    by seeded noise; `random` starts as the latents of a new SAE do."""
+    frozen: bool = True
+    """Train the new latents alone: those that there were, and b_dec, stay as they are. SAE Boost
+    does not say; `init_from` is there to be kept."""
 
 
 class Training(Settings):
@@ -264,6 +281,8 @@ class Variant(Settings):
     init_from: Annotated[TrainedInit | FolderBase, Field(discriminator="source")] | None = None
     """The SAE that is trained further; absent: training starts from seeded weights. The first step
     finds the very function of that SAE, with a fresh optimiser (see `continued`)."""
+    extend: Extension | None = None
+    """New latents beside those of `init_from`; the grid's d_sae and l0 are of both together."""
     decoder_norm: Literal["unit", "free"] = "unit"
     """Keep decoder rows at unit norm, or let them grow and weigh the L1 penalty by their norm;
     free norms are folded back."""
@@ -289,9 +308,15 @@ class Variant(Settings):
         return self.activation != "jumprelu" and self.decoder_bias and self.error_of is None
 
     @property
+    def steered(self) -> bool:
+        """Whether training moves L0 to the grid's."""
+        return self.l0 is not None or (self.l1 is not None and self.l1.match_l0)
+
+    @property
     def architecture(self) -> str:
         """The parts that shape the SAE, e.g. `batchtopk+matryoshka`."""
-        parts = {name: getattr(self, name) for name in ("matryoshka", "orthogonality", "tilt")}
+        optional = ("matryoshka", "orthogonality", "tilt", "extend")
+        parts = {name: getattr(self, name) for name in optional}
         named = [self.activation, *(name for name, part in parts.items() if part)]
         return "+".join([*named, "error"] if self.error_of else named)
 
@@ -339,6 +364,8 @@ class Variant(Settings):
             )
         if self.init_from is not None:
             yield from self._objections_to_start()
+        if self.extend is not None:
+            yield from self._objections_to_extension(self.extend)
 
     def _objections_to_start(self) -> Iterator[str]:
         if self.error_of is not None:
@@ -347,8 +374,18 @@ class Variant(Settings):
                 "write"
             )
         fresh = JumpReLU()
-        if (self.jumprelu or fresh).threshold != fresh.threshold:
+        random = self.extend is not None and self.extend.initialise == "random"
+        if (self.jumprelu or fresh).threshold != fresh.threshold and not random:
             yield "jumprelu.threshold does nothing with init_from, whose thresholds are taken over"
+
+    def _objections_to_extension(self, extend: Extension) -> Iterator[str]:
+        if self.init_from is None:
+            yield "extend adds latents to the SAE of init_from, and there is none: name one"
+        if extend.frozen and self.matryoshka is not None:
+            yield (
+                "matryoshka does nothing with extend.frozen, as new latents are all in its last "
+                "group; remove the matryoshka section, or set extend.frozen: false"
+            )
 
 
 class SAESettings(Settings):
@@ -367,6 +404,22 @@ class SAESettings(Settings):
         return self.training.tokens // self.training.batch_size
 
     @property
+    def start_width(self) -> int:
+        """Latents of the SAE of `init_from`, the first of the dictionary."""
+        return self.d_sae - self.added_latents
+
+    @property
+    def added_latents(self) -> int:
+        """Latents that `extend` adds, the last of the dictionary."""
+        return 0 if self.variant.extend is None else self.variant.extend.latents
+
+    @property
+    def frozen_latents(self) -> int:
+        """How many of the first latents stay as they are; b_dec stays where any does."""
+        extend = self.variant.extend
+        return self.start_width if extend is not None and extend.frozen else 0
+
+    @property
     def snapshot_steps(self) -> dict[int, float]:
         """Share of the training by the number of steps after which its snapshot is taken."""
         return {round(share * self.steps): share for share in self.training.snapshots}
@@ -381,6 +434,8 @@ class SAESettings(Settings):
 
     @model_validator(mode="after")
     def _point_is_possible(self) -> SAESettings:
+        for reason in self._objections_to_width():
+            raise ValueError(reason)
         if self.l0 > self.d_sae:
             raise ValueError(f"l0 {self.l0} exceeds d_sae {self.d_sae}: k must be at most d_sae")
         wanted, found = len(self.training.snapshots), self.snapshot_steps
@@ -390,7 +445,7 @@ class SAESettings(Settings):
                 f"their own between the first and the last of {self.steps}"
             )
         nested = self.variant.matryoshka
-        ends = [0] if nested is None else [0, *nested.boundaries(self.d_sae)]
+        ends = [0] if nested is None else [0, *nested.boundaries(self.d_sae, self.added_latents)]
         if any(start >= end for start, end in pairwise(ends)):
             raise ValueError(
                 f"matryoshka.fractions leave a group of the {self.d_sae} latents empty: groups "
@@ -402,6 +457,23 @@ class SAESettings(Settings):
                 "is put back into every reconstruction, is no part of an error"
             )
         return self
+
+    def _objections_to_width(self) -> Iterator[str]:
+        """Yield why no SAE can be extended to `d_sae` latents."""
+        extend = self.variant.extend
+        if extend is None:
+            return
+        if self.start_width < 1:
+            yield (
+                f"d_sae {self.d_sae} leaves nothing beside the {extend.latents} latents of extend: "
+                f"set it to the width of the SAE of init_from plus {extend.latents}"
+            )
+        if extend.initialise == "active" and extend.latents > self.start_width:
+            yield (
+                f"extend.latents {extend.latents} exceeds the {self.start_width} latents of the "
+                "SAE of init_from, and initialise: active copies a latent once: set fewer, or "
+                "initialise: random"
+            )
 
 
 def merge_training(base: Training, variant: Variant) -> Training:

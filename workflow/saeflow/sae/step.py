@@ -34,7 +34,7 @@ class Step:
     prefixes_bd: tuple[Tensor, ...]
     """Reconstructions (batch, d_in) by the nested prefixes; the last is the whole dictionary's."""
     dead_f: Tensor
-    """Latents that have not fired for a while, bool (d_sae,)."""
+    """Latents that train and have not fired for a while, bool (d_sae,)."""
     index: int
     """Number of the step, from 0."""
     group_f: Tensor | None = None

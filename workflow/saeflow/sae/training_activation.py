@@ -213,8 +213,8 @@ def training_activation(
 ) -> TrainingActivation:
     """Return the activation function that a variant trains with.
 
-    `b_enc` (d_sae,) is the encoder's bias at the start, `scale` the root mean square of a scaled
-    input entry, in which JumpReLU's threshold and bandwidth are given.
+    `b_enc` (latents,) is the encoder's bias at the start, one entry a latent, `scale` the root mean
+    square of a scaled input entry, in which JumpReLU's threshold and bandwidth are given.
     """
     match settings.variant.activation:
         case "relu":
@@ -225,6 +225,6 @@ def training_activation(
             return TrainingBatchTopK(settings.l0, settings.training.selection)
         case "jumprelu":
             learnt = settings.variant.jumprelu or JumpReLUSettings()
-            return TrainingJumpReLU(settings.d_sae, learnt, scale)
+            return TrainingJumpReLU(len(b_enc), learnt, scale)
         case "gated":
             return TrainingGated(b_enc)
