@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from saeflow.artifacts import read_manifest
+from saeflow.config import Config, ConfigError, load_config
+from saeflow.preflight import check_files
 from saeflow.sae.activation_functions import Gated, JumpReLU, TopK
 from saeflow.sae.continued import Start
 from saeflow.sae.formats import CONFIG, WEIGHTS, load_sae
@@ -338,6 +340,58 @@ def test_a_penalty_that_steers_nothing_leaves_l0_open():
     rows, _ = planted(200)
     variant = extended("relu", l1={"match_l0": False})
     trainer_of(wide(variant, l0=5), rows, of_activation(nn.ReLU())).step(rows[:64])
+
+
+# The configuration
+
+CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "config"
+
+
+def config_of(variant: dict[str, Any], **more: Any) -> Config:
+    """Return a configuration whose grid trains a variant `extended` at 256 latents."""
+    names = ["relu", "batchtopk", "matryoshka", "ortsae", "extended"]
+    return load_config(
+        {
+            "scale": "smoke",
+            "papers": ["ortsae"],
+            "variants": {"extended": {"activation": "batchtopk", **variant}},
+            "ortsae": {"grids": {"main": {"variants": names}}},
+            **more,
+        },
+        CONFIG_FOLDER,
+    )
+
+
+def test_a_long_extension_is_well_formed():
+    general = {"source": "trained", "variant": "batchtopk", "corpus": "docs"}
+    extension = {"init_from": general, "extend": {"latents": 50_000}}
+    with pytest.raises(ConfigError, match=r"d_sae: extended: .*d_sae 256 leaves nothing"):
+        config_of(extension)
+    config = config_of({**extension, "extend": {"latents": 16}})
+    assert config.sae("extended", 256, 4, 0).start_width == 240
+
+
+def test_the_width_on_disk_is_asked_for_before_the_first_job(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / CONFIG).write_text(json.dumps({"d_sae": 100}))
+    extension = {"init_from": {"source": "folder", "path": "base"}, "extend": {"latents": 16}}
+    config = config_of(extension, data_dir=str(tmp_path))
+    said = "main.d_sae: extended starts from base of 100 latents and adds 16: set 116, it is 256"
+    with pytest.raises(ConfigError, match=said) as error:
+        check_files(config, CONFIG_FOLDER.parent)
+    assert str(error.value).count("extended starts") == 1
+    for told in ({"d_sae": 240}, {}, []):
+        (tmp_path / "base" / CONFIG).write_text(json.dumps(told))
+        check_files(config, CONFIG_FOLDER.parent)
+
+
+def test_gradients_of_frozen_weights_rank_no_documents():
+    start = {"source": "trained", "variant": "gsae", "corpus": "docs"}
+    variant = {"activation": "relu", "l1": {}, "init_from": start, "extend": {"latents": 16}}
+    by_gradient = {"physics_bm25_tracin": {"tracin": {"sae": {"variant": "extended"}}}}
+    tree = {"scale": "smoke", "papers": ["ssae"], "corpora": by_gradient}
+    with pytest.raises(ConfigError, match=r"physics_bm25_tracin.*some are frozen"):
+        load_config({**tree, "variants": {"extended": variant}}, CONFIG_FOLDER)
 
 
 # The job

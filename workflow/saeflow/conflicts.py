@@ -41,6 +41,8 @@ def _tracin_mistakes(config: Config, where: str, corpus: Selection) -> Iterator[
         return
     if variant.activation == "gated" or variant.error_of is not None:
         yield f"{where}.sae.variant: TracIn has no gradient of gated and of residual SAEs"
+    if variant.extend is not None and variant.extend.frozen:
+        yield f"{where}.sae.variant: TracIn takes gradients of all weights, and some are frozen"
     snapshots = variant.training.get("snapshots") or config.training.snapshots
     if tracin.checkpoints == "all" and not snapshots:
         yield (

@@ -24,7 +24,7 @@ from saeflow.grids import Debiasing, SiteFolders
 from saeflow.lineage import made_of
 from saeflow.preflight_debias import debias_mistakes
 from saeflow.retrieval.settings import HuggingFace, Selection
-from saeflow.sae.identity import sae_files
+from saeflow.sae.identity import CONFIGS, sae_files
 from saeflow.sae.settings import FolderBase, TrainedBase, TrainedInit
 from saeflow.subjects.settings import FromFolder, FromHub, FromLlama2c, PretrainedHere
 
@@ -35,6 +35,7 @@ def check_files(config: Config, project: Path) -> None:
         *_corpus_mistakes(config),
         *_subject_mistakes(config, project),
         *_base_mistakes(config),
+        *dict.fromkeys(_width_mistakes(config)),
         *_debias_mistakes(config, project),
         *_encoder_mistakes(config),
         *_judge_mistakes(config),
@@ -142,6 +143,31 @@ def _missing_folder(
         base_folder(config, other, site)
     except ConfigError as error:
         yield f"{where}.{error}"
+
+
+def _width_mistakes(config: Config) -> Iterator[str]:
+    """Yield where points ask for another width than their `init_from` on disk makes possible."""
+    for paper in config.papers:
+        for key, point in config.points(paper):
+            start = config.variants[point.variant].init_from
+            if not isinstance(start, FolderBase):
+                continue
+            found = _told_width(config, start, point.site)
+            settings = config.sae(point.variant, point.d_sae, point.l0, 0)
+            if found not in (None, settings.start_width):
+                added = settings.added_latents
+                yield (
+                    f"{key}.d_sae: {point.variant} starts from {start.path} of {found} latents "
+                    f"and adds {added}: set {found + added}, it is {point.d_sae}"
+                )
+
+
+def _told_width(config: Config, start: FolderBase, site: str) -> int | None:
+    """Return the latents of an SAE from elsewhere, where it has a config that says so."""
+    try:
+        return json.loads((base_folder(config, start, site) / CONFIGS[0]).read_text())["d_sae"]
+    except (ConfigError, OSError, ValueError, KeyError, TypeError):
+        return None  # a job tells what is wrong with it
 
 
 def used_corpora(config: Config) -> set[str]:
