@@ -113,6 +113,7 @@ STAGES = {
             "Extension.initialise": Case(
                 "variant.extend.initialise", "random", "weights", EXTENDED
             ),
+            "Extension.noise": Case("variant.extend.noise", 0.1, "weights", EXTENDED),
             "Extension.frozen": Case("variant.extend.frozen", False, "weights", EXTENDED),
             "Training.snapshots": Case("training.snapshots", [0.5], "snapshots"),
             "Variant.decoder_norm": Case("variant.decoder_norm", "free", "weights", RELU),

@@ -97,10 +97,11 @@ def test_with_silent_new_latents_the_first_step_finds_the_function_of_the_sae(
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_copies_are_of_the_most_active_latents_and_nearly_these(name):
+def test_copies_are_of_the_most_active_latents_turned_by_noise(name):
     rows, _ = planted(2000)
     source = trained(name, rows, 30)
-    trainer = trainer_of(wide(extended(name, frozen=False), l0=30), rows, source)
+    near = Extension(latents=NEW, noise=0.1)
+    trainer = trainer_of(wide(extended(name, extend=near), l0=60), rows, source)
     mean_f = source.encode(rows).mean(0)
     chosen = mean_f.argsort(descending=True)[:NEW]
     assert mean_f[chosen].min() >= mean_f.sort().values[-NEW]
@@ -111,6 +112,18 @@ def test_copies_are_of_the_most_active_latents_and_nearly_these(name):
         torch.testing.assert_close(W_fd[OLD:].norm(dim=1), W_fd[chosen].norm(dim=1))
     for parameter, at in ((p, p[chosen]) for p in sae.parameters() if p.shape == (OLD + NEW,)):
         assert torch.equal(parameter[OLD:], at)
+
+
+def test_noise_is_a_share_of_a_row():
+    rows, _ = planted(2000)
+    source = trained("relu", rows)
+    top = source.encode(rows).mean(0).argmax()
+    for noise in (0.1, 0.5, 1.0):
+        extend = Extension(latents=NEW, noise=noise, frozen=False)
+        W_dec = trainer_of(wide(extended("relu", extend=extend)), rows, source).sae.W_dec
+        copy, row = W_dec[OLD], W_dec[top]
+        turned = (copy - (copy @ row) * row).norm() / (copy @ row)  # the tangent of the angle
+        assert turned.item() == pytest.approx(noise, rel=0.3)
 
 
 def test_equally_active_latents_are_copied_in_their_order():
@@ -130,7 +143,7 @@ def test_a_decoder_row_counts_with_its_norm():
     source = trained("relu", rows)
     weak = source.encode(rows).mean(0).argsort()[OLD // 2]
     source.W_dec.data[weak] *= 1e6
-    variant = extended("relu_free", frozen=False)
+    variant = extended("relu_free", extend=Extension(latents=NEW, noise=0.1, frozen=False))
     sae = trainer_of(wide(variant, l0=30), rows, source).sae
     assert torch.cosine_similarity(sae.W_dec[OLD], sae.W_dec[weak], dim=0) > 0.98
 
@@ -279,6 +292,7 @@ def test_new_latents_join_the_last_of_nested_groups():
         ({"matryoshka": {}}, "matryoshka does nothing with extend.frozen"),
         ({"extend": {"latents": 0}}, "greater than 0"),
         ({"extend": {"initialise": "best"}}, "'active' or 'random'"),
+        ({"extend": {"initialise": "random", "noise": 0.1}}, "noise needs initialise: active"),
         (
             {"activation": "jumprelu", "l0": {}, "jumprelu": {"threshold": 1}},
             "thresholds are taken over",

@@ -23,8 +23,6 @@ from saeflow.sae.preactivations import chunk_rows
 from saeflow.sae.seeding import generator
 from saeflow.sae.settings import Extension, SAESettings
 
-_NOISE = 0.1
-"""Length of what is added to a copied row, as a share of the row's: its cosine to it is 0.995."""
 _UNIT = 1e-3
 """How far from 1 the norm of a decoder row of unit norm may be."""
 
@@ -51,8 +49,8 @@ def added_latents(
     """Return the new latents of `source`, whose own are `latents` with `b_dec` as they train.
 
     At random they are `initial_latents`. Otherwise they are copies of the most active ones, of
-    equals the first, encoder and decoder rows turned a little by one seeded direction: what a copy
-    reads more it writes more. At the first step a copy adds its part to that of its original.
+    equals the first, encoder and decoder rows turned in one seeded direction: what a copy reads
+    more it writes more. At the first step a copy adds its part to that of its original.
     """
     draw = generator(settings.seed, "added latents")
     if extend.initialise == "random":
@@ -60,6 +58,7 @@ def added_latents(
     mean_f = _activity(source, sample.raw_nd).mean_f
     chosen = mean_f.argsort(descending=True, stable=True)[: extend.latents]
     noise_nd = torch.randn(len(chosen), source.d_in, generator=draw)
+    noise_nd *= extend.noise / noise_nd.norm(dim=1, keepdim=True)
     return Latents(
         _turned(latents.W_enc_fd[chosen], noise_nd),
         _turned(latents.W_dec[chosen], noise_nd),
@@ -86,10 +85,10 @@ def _activity(source: SAE, raw_nd: Tensor) -> _Activity:
 
 
 def _turned(rows_nd: Tensor, noise_nd: Tensor) -> Tensor:
-    """Return the rows turned towards `noise_nd`, at their length."""
+    """Return the rows turned towards `noise_nd`, in units of their length, which they keep."""
     length_n1 = rows_nd.norm(dim=1, keepdim=True)
     tiny = torch.finfo(rows_nd.dtype).tiny
-    moved_nd = rows_nd + _NOISE * length_n1 * noise_nd / noise_nd.norm(dim=1, keepdim=True)
+    moved_nd = rows_nd + length_n1 * noise_nd
     return moved_nd * (length_n1 / moved_nd.norm(dim=1, keepdim=True).clamp_min(tiny))
 
 

@@ -201,11 +201,20 @@ class Extension(Settings):
     latents: PositiveInt = 1024
     """How many are new (SAE Boost: 1,024); d_sae less these is the width of the SAE before."""
     initialise: Literal["active", "random"] = "active"
-    """`active` copies the latents of the largest mean activation on training data, turned a little
-    by seeded noise; `random` starts as the latents of a new SAE do."""
+    """`active` copies the latents of the largest mean activation on training data, turned by seeded
+    noise; `random` starts as the latents of a new SAE do."""
+    noise: PositiveFloat = 1.0
+    """Length of the noise on a copied row, as a share of the row's: at 1 its cosine to the row is
+    0.7. Nearer copies of frozen latents find everything written already, and fall silent."""
     frozen: bool = True
     """Train the new latents alone: those that there were, and b_dec, stay as they are. SAE Boost
     does not say; `init_from` is there to be kept."""
+
+    @model_validator(mode="after")
+    def _noise_is_read(self) -> Extension:
+        if self.initialise == "random" and self.noise != type(self).model_fields["noise"].default:
+            raise ValueError("noise needs initialise: active; random latents are no copies")
+        return self
 
 
 class Training(Settings):
