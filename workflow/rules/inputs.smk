@@ -107,7 +107,9 @@ def sae_code(wildcards):
 
 def other_sae(wildcards, other):
     """Folder of another SAE of this workflow, on the same subject and site."""
-    here = {key: getattr(wildcards, key) for key in ("subject", "site", "d_sae", "l0")}
+    here = {key: getattr(wildcards, key) for key in ("subject", "site", "l0")}
+    asked = CFG.sae(wildcards.variant, int(wildcards.d_sae), int(wildcards.l0), 0)
+    here["d_sae"] = asked.start_width
     named = {key: value for key, value in plain(other).items() if value is not None}
     seed = named.pop("seed", wildcards.seed)
     return P.sae(POINT.format(**{**here, **named}), seed)
