@@ -18,7 +18,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -99,18 +99,16 @@ class Handler(BaseHTTPRequestHandler):
                     "time": time.monotonic(),
                 }
             )
-        try:
-            time.sleep(state.config.get("pause", 0))
-            self.reply(body, state.next_fault())
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the client gave up waiting
-        finally:
-            with state.lock:
-                state.at_once -= 1
+        fault = state.next_fault()
+        time.sleep(
+            state.config.get("pause", 0) + (state.config["seconds"] if fault == "slow" else 0)
+        )
+        with state.lock:
+            state.at_once -= 1  # before the answer, on which the same client may ask again
+        with suppress(BrokenPipeError, ConnectionResetError):  # the client gave up waiting
+            self.reply(body, fault)
 
     def reply(self, body: dict[str, Any], fault: str | None) -> None:
-        if fault == "slow":
-            time.sleep(self.state.config["seconds"])
         if fault and fault.isdecimal():
             headers = {"Location": "/elsewhere"} if fault == "302" else {}
             key = self.headers.get("Authorization", "")
