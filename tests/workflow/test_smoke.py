@@ -107,15 +107,17 @@ def test_another_seed_trains_its_saes_only(smoke, tmp_path):
     assert len(planned) == len(there) // 2 and all("/seed2/" in output for output in planned)
 
 
-def test_measured_alone_a_point_has_the_same_bytes(smoke):
+def test_measured_alone_a_point_has_the_same_bytes(smoke, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"measure_together": 1}))
     folder = next(
         (smoke.folder / "results/smoke/metrics/core").rglob("ortsae/*/core.parquet")
     ).parent
     before = {path.name: file_digest(path) for path in folder.glob("*.parquet")}
-    for path in folder.iterdir():
-        path.unlink()
+    for file in folder.iterdir():
+        file.unlink()
     target = str((folder / "manifest.json").relative_to(smoke.folder))
-    result = smoke.snakemake("--config", "measure_together=1", "--", target)
+    result = smoke.snakemake("--configfile", str(path), "--", target)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "rule evaluate_core:" in result.stdout + result.stderr
     assert {path.name: file_digest(path) for path in folder.glob("*.parquet")} == before
