@@ -10,7 +10,7 @@ many of a sample.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from saeflow.sae.initial import initial_latents
 from saeflow.sae.latents import Latents
 from saeflow.sae.model import SAE
-from saeflow.sae.parts import BASE
+from saeflow.sae.parts import BASE, listed
 from saeflow.sae.preactivations import chunk_rows
 from saeflow.sae.seeding import generator
 from saeflow.sae.settings import Extension, SAESettings
@@ -138,10 +138,7 @@ def put_back(settings: SAESettings, sae: SAE, source: SAE) -> None:
         sae.activation.get_buffer(name)[own] = source.activation.get_buffer(name)
 
 
-def parts(settings: SAESettings, digest: str) -> list[dict[str, object]]:
+def extended_parts(settings: SAESettings, digest: str) -> list[dict[str, Any]]:
     """Return whose the latents are: first those of the SAE with `digest`, then the new ones."""
-    start = settings.start_width
-    return [
-        {"role": BASE, "sha256": digest, "start": 0, "stop": start},
-        {"role": "added", "start": start, "stop": settings.d_sae},
-    ]
+    own, new = settings.start_width, settings.added_latents
+    return listed([(own, {"role": BASE, "sha256": digest}), (new, {"role": "added"})])

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from saeflow.sae.activation_functions import Gated, JumpReLU
 from saeflow.sae.formats import load_sae
 from saeflow.sae.identity import sae_digest
 from saeflow.sae.model import SAE
-from saeflow.sae.parts import BASE
+from saeflow.sae.parts import BASE, listed
 from saeflow.sae.side_by_side import (
     GridPlace,
     check_alike,
@@ -100,22 +100,12 @@ def save_grafted(
     named[str(tuned)] = load_sae(tuned)
     chosen = _chosen(named, latents, change, replace)
     sae = _graft(named, chosen, replace)
-    start = sae.d_sae - latents
-    parts: list[dict[str, Any]] = [
-        {"role": BASE, "path": str(base), "sha256": digest, "start": 0, "stop": start},
-        {
-            "role": "grafted",
-            "path": str(tuned),
-            "sha256": sae_digest(tuned),
-            "start": start,
-            "stop": sae.d_sae,
-            "latents": chosen.tolist(),
-        },
-    ]
+    whose = {"role": BASE, "path": str(base), "sha256": digest}
+    graft = {"role": "grafted", "path": str(tuned), "sha256": sae_digest(tuned)}
     return save_side_by_side(
         sae,
         out,
-        parts,
+        listed([(sae.d_sae - latents, whose), (latents, {**graft, "latents": chosen.tolist()})]),
         subject_of(tuned),
         settings={
             "base": str(base),

@@ -5,7 +5,7 @@ The base's come first, what was added to them after it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 PARTS = "stitched"
@@ -28,6 +28,15 @@ class Part(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.role} {self.path}" if self.path else self.role
+
+
+def listed(parts: Iterable[tuple[int, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Return parts of so many latents each, one after the other, as manifests list them."""
+    found, stop = [], 0
+    for latents, of in parts:
+        start, stop = stop, stop + latents
+        found.append({**of, "start": start, "stop": stop})
+    return found
 
 
 def read_parts(stats: Mapping[str, Any], d_sae: int) -> list[Part]:

@@ -24,7 +24,7 @@ from saeflow.artifacts import (
 )
 from saeflow.progress import say
 from saeflow.sae.checkpoint import load_state, save_state
-from saeflow.sae.extended import parts
+from saeflow.sae.extended import extended_parts
 from saeflow.sae.formats import save_sae
 from saeflow.sae.optimisation import NonFiniteLoss, Outcome, Trainer
 from saeflow.sae.parts import EXTENDED
@@ -184,7 +184,7 @@ class Run:
         settings = self.trainer.settings
         if settings.variant.extend is None:
             return {}
-        return {EXTENDED: parts(settings, self.identity["init"]["sae"])}
+        return {EXTENDED: extended_parts(settings, self.identity["init"]["sae"])}
 
     def _record(self, outcome: Outcome) -> None:
         """Add a log row about every hundredth of the training, and at its last step."""

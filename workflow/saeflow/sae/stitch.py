@@ -8,6 +8,7 @@ token: sums of these are none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from saeflow.fingerprint import fingerprint
 from saeflow.sae.formats import load_sae
 from saeflow.sae.identity import sae_digest
 from saeflow.sae.model import SAE
-from saeflow.sae.parts import BASE
+from saeflow.sae.parts import BASE, listed
 from saeflow.sae.side_by_side import (
     GridPlace,
     check_alike,
@@ -93,19 +94,11 @@ def _sum_of(named: Mapping[str, SAE]) -> SAE:
 
 def _parts(saes: Mapping[Path, SAE], digests: Mapping[Path, str]) -> list[dict[str, Any]]:
     """Return whose the latents are, the base's first."""
-    parts: list[dict[str, Any]] = []
-    for path, sae in saes.items():
-        start = parts[-1]["stop"] if parts else 0
-        parts.append(
-            {
-                "role": "residual" if parts else BASE,
-                "path": str(path),
-                "sha256": digests[path],
-                "start": start,
-                "stop": start + sae.d_sae,
-            }
-        )
-    return parts
+    roles = chain([BASE], repeat("residual"))
+    return listed(
+        (sae.d_sae, {"role": role, "path": str(path), "sha256": digests[path]})
+        for role, (path, sae) in zip(roles, saes.items(), strict=False)
+    )
 
 
 def _subject(
