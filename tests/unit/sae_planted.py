@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -15,6 +16,7 @@ from torch.nn.functional import normalize
 from saeflow.activations.settings import ActivationSettings
 from saeflow.activations.shards import group_rows, write_shard
 from saeflow.artifacts import write_manifest
+from saeflow.sae.optimisation import Trainer
 from saeflow.sae.settings import (
     L0,
     L1,
@@ -105,6 +107,24 @@ def planted_cache(folder: Path, rows_nd: Tensor) -> Path:
         },
     )
     return folder
+
+
+class Stop(Exception):
+    """Stands in for a crash."""
+
+
+def interrupt_after(
+    monkeypatch: pytest.MonkeyPatch, steps: int, error: type[BaseException] = Stop
+) -> None:
+    """Let the trainer fail after so many further steps."""
+    original, taken = Trainer.step, iter(range(steps))
+
+    def step(self: Trainer, raw_bd: Tensor, sequence_b: Tensor | None = None) -> Any:
+        if next(taken, None) is None:
+            raise error
+        return original(self, raw_bd, sequence_b)
+
+    monkeypatch.setattr(Trainer, "step", step)
 
 
 def training_job(config: dict[str, Any], cache: Path, out: Path) -> None:

@@ -9,7 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
-from sae_planted import SITE, VARIANTS, planted, planted_cache, settings
+from sae_planted import (
+    SITE,
+    VARIANTS,
+    Stop,
+    interrupt_after,
+    planted,
+    planted_cache,
+    settings,
+)
 from torch import Tensor, nn
 
 from saeflow.artifacts import ArtifactError, read_manifest
@@ -284,21 +292,6 @@ def test_the_start_is_part_of_what_an_sae_is(tmp_path, world, monkeypatch):
     assert (tmp_path / "manifest.json").read_text() == written
     train_sae(ssae(), world / "domain", SITE, tmp_path, init=world / "other")
     assert (tmp_path / WEIGHTS).read_bytes() != before
-
-
-class Stop(Exception):
-    pass
-
-
-def interrupt_after(monkeypatch, steps: int) -> None:
-    original, taken = Trainer.step, iter(range(steps))
-
-    def step(self, raw_bd, sequence_b=None):
-        if next(taken, None) is None:
-            raise Stop
-        return original(self, raw_bd, sequence_b)
-
-    monkeypatch.setattr(Trainer, "step", step)
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, world, monkeypatch, capsys):

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from sae_planted import SITE, VARIANTS, planted, planted_cache, settings
+from sae_planted import (
+    SITE,
+    VARIANTS,
+    Stop,
+    interrupt_after,
+    planted,
+    planted_cache,
+    settings,
+)
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -454,21 +462,6 @@ def test_new_latents_lower_the_error_on_a_domain(tmp_path, world):
     left = [(rows - sae(rows)).square().mean().item() for sae in (base, found)]
     assert left[1] < 0.8 * left[0]
     assert (found.encode(rows)[:, OLD:] > 0).any(0).float().mean() > 0.5
-
-
-class Stop(Exception):
-    pass
-
-
-def interrupt_after(monkeypatch, steps: int) -> None:
-    original, taken = Trainer.step, iter(range(steps))
-
-    def step(self, raw_bd, sequence_b=None):
-        if next(taken, None) is None:
-            raise Stop
-        return original(self, raw_bd, sequence_b)
-
-    monkeypatch.setattr(Trainer, "step", step)
 
 
 @pytest.mark.parametrize(

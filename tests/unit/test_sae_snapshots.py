@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from sae_planted import SITE, planted, planted_cache, settings
+from sae_planted import SITE, Stop, interrupt_after, planted, planted_cache, settings
 
 from saeflow.activations.stream import ActivationStream
 from saeflow.artifacts import read_manifest
 from saeflow.sae.formats import CONFIG, WEIGHTS, load_sae
-from saeflow.sae.optimisation import Trainer, learning_rate
+from saeflow.sae.optimisation import learning_rate
 from saeflow.sae.settings import SAESettings
 from saeflow.sae.trainer import Wanted, new_trainer, train_sae, train_saes
 
@@ -70,22 +70,11 @@ def test_the_manifest_lists_them_and_they_change_nothing_else(tmp_path, cache):
     assert "snapshots" not in read_manifest(tmp_path / "without", kind="sae")["stats"]
 
 
-class Stop(Exception):
-    pass
-
-
 @pytest.mark.parametrize("steps", [5, 10, 17, 39])
 def test_an_interrupted_training_leaves_the_same_snapshots(tmp_path, cache, monkeypatch, steps):
     train_sae(short(), cache, SITE, tmp_path / "whole")
-    original, taken = Trainer.step, iter(range(steps))
-
-    def step(self, raw_bd, sequence_b=None):
-        if next(taken, None) is None:
-            raise Stop
-        return original(self, raw_bd, sequence_b)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", step)
+        interrupt_after(patch, steps)
         with pytest.raises(Stop):
             train_sae(short(checkpoint_minutes=0), cache, SITE, tmp_path / "cut")
     train_sae(short(), cache, SITE, tmp_path / "cut")

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sae_planted import SITE, planted, planted_cache, settings
+from sae_planted import SITE, Stop, planted, planted_cache, settings
 from safetensors import safe_open
 
 from saeflow.activations.stream import ActivationStream
@@ -111,10 +111,6 @@ def test_kill_9_between_the_saves_of_a_moment_changes_no_weights(tmp_path, cache
         process.join()
     train_saes(wanted(tmp_path), cache, SITE)
     assert weights(tmp_path) == weights(alone) and logs(tmp_path) == logs(alone)
-
-
-class Stop(Exception):
-    pass
 
 
 def interrupt_saves_after(monkeypatch, saves: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from sae_planted import SITE, planted, planted_cache, settings, training_job
+from sae_planted import SITE, interrupt_after, planted, planted_cache, settings, training_job
 from safetensors import safe_open
 from torch import Tensor
 
@@ -115,21 +115,9 @@ def test_sigterm_saves_and_leaves_with_143(tmp_path, cache):
     assert f"stopped on SIGTERM after step {saved:,}" in said
 
 
-def interrupt_after(monkeypatch, steps: int) -> None:
-    """Let the trainer fail after so many further steps, as a stand-in for a crash."""
-    original, taken = Trainer.step, iter(range(steps))
-
-    def step(self, raw_bd, sequence_b=None):
-        if next(taken, None) is None:
-            raise KeyboardInterrupt
-        return original(self, raw_bd, sequence_b)
-
-    monkeypatch.setattr(Trainer, "step", step)
-
-
 def test_a_state_of_other_settings_is_left_aside_with_a_line(tmp_path, cache, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 10)
+        interrupt_after(patch, 10, KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
             train_sae(short(checkpoint_minutes=0), cache, SITE, tmp_path / "a")
     other = short(checkpoint_minutes=0, learning_rate=1e-3)
@@ -148,7 +136,7 @@ def test_a_damaged_state_is_left_aside_with_a_line(tmp_path, cache, capsys):
 
 def test_resume_reads_on_where_the_data_stopped(tmp_path, cache, monkeypatch):
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 25)
+        interrupt_after(patch, 25, KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
             train_sae(short(checkpoint_minutes=0), cache, SITE, tmp_path)
     seen = []
@@ -213,7 +201,7 @@ def test_sigterm_while_calibrating_saves_and_the_next_run_only_calibrates(
             train_sae(short(), cache, SITE, tmp_path / "a")
     assert left.value.code == 143 and not (tmp_path / "a" / "manifest.json").exists()
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 0)
+        interrupt_after(patch, 0, KeyboardInterrupt)
         train_sae(short(), cache, SITE, tmp_path / "a")
     train_sae(short(), cache, SITE, tmp_path / "b")
     assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes()
@@ -224,13 +212,13 @@ def test_a_label_and_the_checkpoint_interval_do_not_make_another_training(
 ):
     base = short("matryoshka", checkpoint_minutes=0)
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 25)
+        interrupt_after(patch, 25, KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
             train_sae(base, cache, SITE, tmp_path)
     renamed = SAESettings.model_validate(base.identity())
     assert (renamed.variant.label, renamed.training.checkpoint_minutes) == ("", 5.0)
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 15)
+        interrupt_after(patch, 15, KeyboardInterrupt)
         train_sae(renamed, cache, SITE, tmp_path)
     metadata = json.loads((tmp_path / "cfg.json").read_text())["metadata"]
     assert metadata["training_architecture"] == "batchtopk+matryoshka"
@@ -241,7 +229,7 @@ def test_a_label_and_the_checkpoint_interval_do_not_make_another_training(
 
 def test_a_state_of_another_torch_is_left_aside_with_a_line(tmp_path, cache, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 10)
+        interrupt_after(patch, 10, KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
             train_sae(short(checkpoint_minutes=0), cache, SITE, tmp_path)
     monkeypatch.setattr("saeflow.sae.trainer.version", lambda package: "2.0.0")
