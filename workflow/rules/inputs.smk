@@ -84,8 +84,12 @@ def activation_settings(wildcards):
 
 
 def cache_threads(wildcards):
-    """All cores; one for a selection, which is short, so that several are cached side by side."""
-    return 1 if wildcards.corpus in SELECTIONS else max(1, workflow.cores or 1)
+    """All cores; one for a selection, which is short, so that several are cached side by side.
+
+    And one for several selections in one process, which are no wildcard.
+    """
+    corpus = wildcards.get("corpus")
+    return 1 if corpus is None or corpus in SELECTIONS else max(1, workflow.cores or 1)
 
 
 def subject_sites(wildcards):
@@ -235,10 +239,7 @@ def set_as(one, several, **times):
     But so many times the resources whose names start with those of `times`.
     """
     resources = workflow.get_rule(several).resources
-    own_threads, given = resources["_cores"].value, workflow.get_rule(one).resources
-    resources.update(given)
-    if given["_cores"].is_evaluable():  # by the wildcards of one
-        resources["_cores"] = own_threads
+    resources.update(workflow.get_rule(one).resources)
     for start, number in times.items():
         multiply(resources, (start,), number)
     workflow.ruleorder(several, one)
